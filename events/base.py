@@ -83,7 +83,7 @@ def version_of(event: Event) -> int:
 @cache
 def _since(
     event: type[Event],
-) -> tuple[tuple[int, ...], int, int, Callable[[Event], tuple[Any, ...]], tuple[Any, ...]]:
+) -> tuple[tuple[int, ...], int, int, Callable[[Event], Any], Any]:
     """
     Return the versions of the fields of `SINCE`, how to get the fields, and their defaults.
 
@@ -95,8 +95,10 @@ def _since(
     defaults = tuple(
         field.default_factory() if field.default is msgspec.NODEFAULT else field.default for field in fields
     )
-    get: Any = attrgetter(*names) if len(names) > 1 else lambda one: (getattr(one, names[0]),)
-    return versions, min(versions) - 1, versions[0] if len({*versions}) == 1 else 0, get, defaults
+    get: Any = attrgetter(*names)
+    only = versions[0] if len({*versions}) == 1 else 0
+    # Of one field, the value itself.
+    return versions, min(versions) - 1, only, get, defaults if len(names) > 1 else defaults[0]
 
 
 class UnknownEvent(Event, frozen=True, kw_only=True, gc=False):

@@ -74,6 +74,7 @@ from events.task import (
     TaskSubmitted,
     TaskTimedOut,
 )
+from events.task_pause import TaskPaused, TaskResumed
 from events.worker import WorkerDraining, WorkerHeartbeat, WorkerLeft, WorkerLost, WorkerRegistered
 
 if TYPE_CHECKING:
@@ -88,7 +89,7 @@ AnyEvent = (
     | ContainerResumed | ContainerStopping | ContainerStopped | ContainerFailed | ContainerDestroyed
     | ServiceRegistered | ServiceDeregistered | ServiceHealthChanged | ServiceHeartbeat
     | TaskSubmitted | TaskStarted | TaskProgressed | TaskCompleted | TaskAttemptFailed | TaskFailed | TaskCancelled
-    | TaskTimedOut | TaskReportRefused | TaskExtended
+    | TaskTimedOut | TaskReportRefused | TaskPaused | TaskResumed | TaskExtended
     | WorkerRegistered | WorkerDraining | WorkerLeft | WorkerLost | WorkerHeartbeat
     | NodeRegistered | NodeCordoned | NodeUncordoned | NodeLost | NodeReturned | NodeRemoved | NodeHeartbeat
     | PoolDefined | PoolAllocated | PoolReleased

@@ -10,6 +10,7 @@ import msgspec
 
 from events.base import Event
 from events.resources import NONE, Resources
+from events.retry import RetryPolicy
 from events.time_limits import TIMEOUT, TimeLimits
 
 
@@ -78,16 +79,21 @@ class TaskSubmitted(TaskEvent, frozen=True, kw_only=True, gc=False, omit_default
 
     `program` names the program that submitted it, for claims that ask only for tasks of certain programs. `traced` says
     that the `traceparent` of this event belongs to the task, and goes into all events that follow about it. `queue` is
-    '' for the default one; where keys share a queue, the task takes of the share of its `fairness_key`.
-    No attempt starts before `not_before` (commit time, seconds since 1970). It is `delay_s` after the
-    submit if that was asked for. With `occurrence` a schedule submitted it.
+    '' for the default one; where keys share a queue, the task takes of the share of its `fairness_key`. `retry` says
+    how it is retried; without it, as the settings of the time say. `requeued_from` is the ended task that it does
+    again. No attempt starts before `not_before` (commit time, seconds since 1970). It is `delay_s` after the submit if
+    that was asked for. With `occurrence` a schedule submitted it.
     """
 
     VERSION = 3
     SINCE: ClassVar[Mapping[str, int]] = {
         "program": 2,
         "traced": 2,
-        **dict.fromkeys(("queue", "fairness_key", "not_before", "delay_s", "time_limits", "occurrence"), 3),
+        "queue": 3,
+        "fairness_key": 3,
+        "retry": 3,
+        "requeued_from": 3,
+        **dict.fromkeys(("not_before", "delay_s", "time_limits", "occurrence"), 3),
     }
 
     task_name: str
@@ -102,6 +108,8 @@ class TaskSubmitted(TaskEvent, frozen=True, kw_only=True, gc=False, omit_default
     traced: bool = False
     queue: str = ""
     fairness_key: str = ""
+    retry: RetryPolicy | None = None
+    requeued_from: str = ""
     not_before: float | None = None
     delay_s: float | None = None
     time_limits: TimeLimits | None = None
@@ -159,11 +167,15 @@ class TaskAttemptFailed(TaskEvent, frozen=True, kw_only=True, gc=False, omit_def
     `reason` is `failed`, `lease_expired`, `container_failed` (the process of its container ended by itself),
     `heartbeat` (it reported nothing for longer than its `heartbeat_s`) or `released`; a released attempt does not count
     against `max_retries`.
-    `worker_ended` says that its worker ended while it ran it, or was cut off for longer than the lease.
+    `worker_ended` says that its worker ended while it ran it, or was cut off for longer than the lease. `attempt` is
+    the number of the attempt, `error_type` the type of the error (`package.module.Name`), `retry_after_s` how long the
+    handler asked to wait before the retry.
     """
 
     VERSION = 3
-    SINCE: ClassVar[Mapping[str, int]] = {"worker_ended": 2, "usage": 3}
+    SINCE: ClassVar[Mapping[str, int]] = {
+        "worker_ended": 2, "usage": 3, "attempt": 3, "error_type": 3, "retry_after_s": 3, "traceback": 3,
+    }  # fmt: skip
 
     lease: str
     error: str
@@ -173,17 +185,23 @@ class TaskAttemptFailed(TaskEvent, frozen=True, kw_only=True, gc=False, omit_def
     limit_s: float | None = None
     worker_ended: bool = False
     usage: TaskUsage | None = None
+    attempt: int = 0
+    error_type: str = ""
+    retry_after_s: float | None = None
+    traceback: str = ""
 
 
 class TaskFailed(TaskEvent, frozen=True, kw_only=True, gc=False, omit_defaults=True):
     """
     The task failed: its retries are used up, or it must not be retried.
 
-    `reason` is `failed`, `lease_expired`, `heartbeat`, or `poison`: too many workers ended while they ran it.
+    `reason` is `failed`, `lease_expired`, `container_failed`, `heartbeat`, `non_retryable` (the task says that errors
+    of this type end it), or `poison`: too many workers ended while they ran it. `attempt` and `error_type` are as in
+    `task.attempt_failed`.
     """
 
     VERSION = 2
-    SINCE: ClassVar[Mapping[str, int]] = {"usage": 2}
+    SINCE: ClassVar[Mapping[str, int]] = {"usage": 2, "attempt": 2, "error_type": 2, "traceback": 2}
 
     lease: str
     error: str
@@ -191,6 +209,9 @@ class TaskFailed(TaskEvent, frozen=True, kw_only=True, gc=False, omit_defaults=T
     silent_for_s: float | None = None
     limit_s: float | None = None
     usage: TaskUsage | None = None
+    attempt: int = 0
+    error_type: str = ""
+    traceback: str = ""
 
 
 class TaskCancelled(TaskEvent, frozen=True, kw_only=True, gc=False, omit_defaults=True):
@@ -203,16 +224,17 @@ class TaskTimedOut(TaskEvent, frozen=True, kw_only=True, gc=False, omit_defaults
     """
     The task took longer than one of its limits, the one that `exceeded` names, and has ended.
 
-    With `timeout_s` its attempt ran for `ran_for_s`. With `start_within_s` it waited so long for a worker, with
-    `finish_within_s` it had so long for all attempts; `lease` is '' if none was running.
+    With `timeout_s` attempt number `attempt` ran for `ran_for_s`. With `start_within_s` it waited so long for a worker,
+    with `finish_within_s` it had so long for all attempts; `lease` is '' and `attempt` 0 if none was running.
     """
 
     VERSION = 2
-    SINCE: ClassVar[Mapping[str, int]] = {"exceeded": 2}
+    SINCE: ClassVar[Mapping[str, int]] = {"attempt": 2, "exceeded": 2}
 
     lease: str
     ran_for_s: float
     limit_s: float
+    attempt: int = 0
     exceeded: str = TIMEOUT
 
 

@@ -16,7 +16,7 @@ from events.schedule import ScheduleStatus
 from events.task import TaskStatus
 from projections.lanes import Lanes
 from projections.queue import name_of, policy_of
-from projections.ready import is_of, prune, walk
+from projections.ready import fifo_key, is_of, prune, walk
 from projections.schedule import fires_at
 from projections.shares import counted, key_of, name_in
 from projections.task import SMALL_CHARS, bytes_of, large_bytes_of
@@ -166,6 +166,8 @@ class Indexes:
         self._queues: dict[str, Queue] = {}
         self.parked: list[Key] = []
         self.parked_members: dict[str, Task] = {}
+        self.paused: dict[str, None] = {}
+        """The pending tasks that no worker gets until they are resumed."""
         self.tasks: dict[TaskStatus, dict[str, None]] = {status: {} for status in TaskStatus}
         self._pending_in: dict[str, int] = {}
         """How many tasks of each queue but the default one are pending."""
@@ -235,7 +237,7 @@ class Indexes:
     @property
     def ready(self) -> int:
         """How many tasks wait only for a worker."""
-        return len(self.tasks[_PENDING]) - len(self.parked_members)
+        return len(self.tasks[_PENDING]) - len(self.parked_members) - len(self.paused)
 
     def advance(self, now: float) -> None:
         """Make the parked tasks ready whose retry time has come."""
@@ -251,7 +253,7 @@ class Indexes:
             was = before.status
             if was is now:
                 if now is _PENDING:
-                    self._still_pending(after)
+                    self._still_pending(before, after)
                 elif after.extended_s != before.extended_s:
                     self._note_deadline(after)
                 elif after.checkpoint is not before.checkpoint:
@@ -451,6 +453,11 @@ class Indexes:
         if was != now:
             self._count_bytes(after, now - was)
 
+    def _count_large(self, task: Task, by: int) -> None:
+        """Count the payload of a task, or count it no longer, if it is one that is counted."""
+        if (payload := task.payload) is not None and len(payload.data) > SMALL_CHARS:
+            self._count_bytes(task, by * bytes_of(payload))
+
     def _count_bytes(self, thing: _Thing, by: int) -> None:
         self.payload_bytes += by
         if by:
@@ -463,14 +470,32 @@ class Indexes:
             _count(self._pending_in, task.queue, 1)
         if task.time_limits is not None:
             self._note_deadline(task)
-        if task.retry_at > self.now:
+        self._wait(task)
+
+    def _wait(self, task: Task) -> None:
+        """Add a pending task where it waits."""
+        if task.paused_at is not None:
+            self.paused[task.task_id] = None
+        elif task.retry_at > self.now:
             self.parked_members[task.task_id] = task
-            heapq.heappush(self.parked, (task.retry_at, *task.submitted, task.attempt, task.task_id))
+            heapq.heappush(self.parked, (task.retry_at, *fifo_key(task)))
         else:
             self._ready(task)
 
-    def _still_pending(self, task: Task) -> None:
+    def _still_pending(self, before: Task, task: Task) -> None:
         """Replace the old value where it waits: a second entry would return the task twice."""
+        if task.paused_at != before.paused_at and task.time_limits is not None:
+            self._no_deadline(task.task_id)
+            self._note_deadline(task)
+        if task.paused_at != before.paused_at:
+            self._no_longer_wait(before)
+            self._wait(task)
+            if task.payload is not before.payload:
+                self._count_large(before, -1)
+                self._count_large(task, 1)
+            return
+        if task.paused_at is not None:
+            return
         if task.task_id in self.parked_members:
             self.parked_members[task.task_id] = task
             return
@@ -498,6 +523,13 @@ class Indexes:
             _count(self._pending_in, task.queue, -1)
         if task.time_limits is not None:
             self._no_deadline(task.task_id)
+        self._no_longer_wait(task)
+
+    def _no_longer_wait(self, task: Task) -> None:
+        """Remove a task from where it waits."""
+        if task.paused_at is not None:
+            del self.paused[task.task_id]
+            return
         if self.parked_members.pop(task.task_id, None) is not None:
             prune(self.parked, self._is_parked, len(self.parked_members))
             return

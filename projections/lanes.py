@@ -63,6 +63,11 @@ class Lanes:
         shape = None if group is None else group.shapes.get(shape_of(task))
         return shape is not None and task.task_id in shape.members
 
+    def ahead_of(self, task: Task, ordering: str) -> int:
+        """Return how many ready tasks of its lane come before a task in an order."""
+        group = self.of.get(self.lane_of(task))
+        return 0 if group is None else sum(shape.ahead_of(task, ordering) for shape in group.shapes.values())
+
     @property
     def is_empty(self) -> bool:
         """Whether there is no lane but the usual one, and not even an empty shape in that."""

@@ -33,6 +33,7 @@ from events.task import (
     TaskStarted,
     TaskTimedOut,
 )
+from events.task_pause import TaskPaused, TaskResumed
 from events.worker import WorkerDraining, WorkerLeft, WorkerLost, WorkerRegistered
 
 if TYPE_CHECKING:
@@ -49,7 +50,7 @@ class Followed(NamedTuple):
 
 
 _CHANGES: dict[str, tuple[type[Event], ...]] = {
-    TASK: (TaskStarted, TaskAttemptFailed),
+    TASK: (TaskStarted, TaskAttemptFailed, TaskPaused, TaskResumed),
     CONTAINER: (
         ContainerStarting, ContainerStarted, ContainerPausing, ContainerPaused, ContainerResuming, ContainerResumed,
         ContainerStopping, ContainerStopped, ContainerFailed,

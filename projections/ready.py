@@ -9,9 +9,10 @@ any more, before the first task, so deciders may read as far as they need.
 from __future__ import annotations
 
 import heapq
+from bisect import bisect_left
 from functools import lru_cache
 from heapq import merge
-from itertools import count
+from itertools import chain, count
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
@@ -29,16 +30,23 @@ if TYPE_CHECKING:
 T = TypeVar("T", bound=tuple[Any, ...])
 _SPARE_ENTRIES = 64
 EMPTY_SHAPES_KEPT = 256
+EXACT = 5000
+"""So many tasks before another one are counted one by one."""
+
+
+def turn_of(task: Task) -> float:
+    """Return what tells the attempt that a task waits for from others, and from the same one before a pause."""
+    return task.attempt + task.resumes / 2**20
 
 
 def fifo_key(task: Task) -> Key:
-    """Order by submission; every key ends like this one, which identifies the task and its attempt."""
-    return (*task.submitted, task.attempt, task.task_id)
+    """Order by submission; every key ends like this one, which identifies the task and its attempt, see `turn_of`."""
+    return (*task.submitted, task.attempt if not task.resumes else turn_of(task), task.task_id)
 
 
 def priority_key(task: Task) -> Key:
     """Order by priority, highest first; equal priorities by submission."""
-    return (-task.priority, *task.submitted, task.attempt, task.task_id)
+    return (-task.priority, *task.submitted, task.attempt if not task.resumes else turn_of(task), task.task_id)
 
 
 FIFO, PRIORITY = "fifo", "priority"
@@ -61,7 +69,7 @@ def key_in(ordering: str) -> Callable[[Task], Key]:
 
     def aged_key(task: Task) -> Key:
         # Both ages grow alike, so it is as good to say how old a task of priority 0 would be that is due as soon.
-        return (task.submitted_at - task.priority * ageing_s, *task.submitted, task.attempt, task.task_id)
+        return (task.submitted_at - task.priority * ageing_s, *fifo_key(task))
 
     return aged_key
 
@@ -87,10 +95,11 @@ class _Order:
     heap.
     """
 
-    __slots__ = ("_gone", "_is_live", "_late", "_run")
+    __slots__ = ("_gone", "_is_live", "_late", "_run", "key_of")
 
-    def __init__(self, keys: list[Key], is_live: Callable[[Key], bool]) -> None:
+    def __init__(self, keys: list[Key], key_of: Callable[[Task], Key], is_live: Callable[[Key], bool]) -> None:
         self._run = keys
+        self.key_of = key_of
         self._gone = 0
         self._late: list[Key] = []
         self._is_live = is_live
@@ -129,6 +138,22 @@ class _Order:
         while late and not is_live(late[0]):
             heapq.heappop(late)
 
+    def before(self, key: Key, living: int) -> int:
+        """
+        Return how many live keys come before *key*, of *living* ones.
+
+        Beyond `EXACT` the number may be too low by that of the keys that are not live any more.
+        """
+        gone = self._gone
+        found = bisect_left(self._run, key, gone) - gone
+        late = [one for one in self._late if one < key]
+        dead = len(self) - living
+        if not dead:
+            return found + len(late)
+        if found + len(late) > EXACT:
+            return found + len(late) - dead
+        return sum(map(self._is_live, chain(self._run[gone : gone + found], late)))
+
     def first(self) -> Key | None:
         """Return the first key, None if there is none; it is that of a ready task after `clean`."""
         return next(iter(self), None)
@@ -155,7 +180,9 @@ class Shape:
         self.key = key
         self.group = group
         self.members: dict[str, Task] = {}
-        self.orders: dict[str, _Order] = {ordering: _Order([], self._is_live) for ordering in group.orderings}
+        self.orders: dict[str, _Order] = {
+            ordering: _Order([], key_in(ordering), self._is_live) for ordering in group.orderings
+        }
 
     def remove(self, task_id: str) -> None:
         members = self.members
@@ -175,12 +202,19 @@ class Shape:
             if task is not None and is_of(task, key):
                 yield key, task
 
+    def ahead_of(self, task: Task, ordering: str) -> int:
+        """Return how many ready tasks here come before *task*, which may be one of another shape."""
+        if not self.members:
+            return 0
+        order = self._cleaned(ordering)
+        return order.before(order.key_of(task), len(self.members))
+
     def _cleaned(self, ordering: str) -> _Order:
         """Return the keys in an order, which begin with that of a ready task if there is one."""
         order = self.orders.get(ordering)
         if order is None:
-            keys = sorted(map(key_in(ordering), self.members.values()))
-            order = self.orders[ordering] = _Order(keys, self._is_live)
+            key_of = key_in(ordering)
+            order = self.orders[ordering] = _Order(sorted(map(key_of, self.members.values())), key_of, self._is_live)
         else:
             order.clean()
         return order
@@ -285,7 +319,7 @@ class ReadyTasks:
         """Add a task to its shape."""
         shape.members[task.task_id] = task
         for ordering, order in shape.orders.items():
-            key = key_in(ordering)(task)
+            key = order.key_of(task)
             if order.add(key) and (firsts := self._firsts.get(ordering)) is not None:
                 firsts.note(shape, key)
 
@@ -325,7 +359,8 @@ _NONE: Mapping[ShapeKey, Shape] = {}
 
 def is_of(task: Task, key: Key) -> bool:
     """Whether *key* belongs to this task and attempt: an id may be used again after its first task was evicted."""
-    return task.attempt == key[-2] and task.submitted == key[-4:-2]
+    attempt = task.attempt if not task.resumes else turn_of(task)
+    return attempt == key[-2] and task.submitted == key[-4:-2]
 
 
 def prune(heap: list[T], is_live: Callable[[T], bool], living: int) -> None:

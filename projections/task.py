@@ -6,16 +6,18 @@ A task is PENDING until a worker gets it, RUNNING under exactly one lease, and e
 
 from __future__ import annotations
 
+from functools import lru_cache
 from struct import Struct
 from sys import intern
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 from zlib import crc32
 
 import msgspec
 
-from events.base import START, Position
+from events.base import START, Position, type_of
 from events.errors import Corrupt
 from events.resources import NONE, Resources
+from events.retry import RetryPolicy
 from events.task import (
     Occurrence,
     Payload,
@@ -32,6 +34,7 @@ from events.task import (
     TaskSubmitted,
     TaskTimedOut,
 )
+from events.task_pause import TaskPaused, TaskResumed
 from events.time_limits import HEARTBEAT, TIMEOUT, TimeLimits, exceeded_text
 from projections.stamp import Stamp, check_legal, check_status, existing, missing
 
@@ -39,7 +42,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     MovingTaskEvent = TaskStarted | TaskCompleted | TaskAttemptFailed | TaskFailed | TaskCancelled | TaskTimedOut
-    AnyTaskEvent = TaskSubmitted | MovingTaskEvent | TaskProgressed | TaskExtended | TaskReportRefused
+    AnyTaskEvent = (
+        TaskSubmitted | MovingTaskEvent | TaskProgressed | TaskExtended | TaskReportRefused | TaskPaused | TaskResumed
+    )
 
 PENDING, RUNNING = TaskStatus.PENDING, TaskStatus.RUNNING
 ENDED = frozenset({TaskStatus.COMPLETED, TaskStatus.FAILED, TaskStatus.CANCELLED, TaskStatus.TIMEOUT})
@@ -51,14 +56,32 @@ LEGAL: dict[TaskStatus, frozenset[TaskStatus]] = {
 }
 
 
+class FailedAttempt(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults=True):
+    """An attempt that failed: its number, its worker, commit times in seconds, and why, as in its last event."""
+
+    attempt: int
+    worker_id: str
+    started_at: float
+    ended_at: float
+    reason: str
+    error: str = ""
+    error_type: str = ""
+
+
+ATTEMPTS_KEPT = 10
+ATTEMPT_ERROR_CHARS = 1024
+
+
 class Task(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults=True):
     """
     One task; times are commit times in seconds.
 
     `attempt` counts starts, `failures` failed ones, `lapses` those whose worker ended or was cut off. `latest` is the
-    last start or failure of an attempt, if that event names its cause: the next event names this one. `extended_s` is
-    what the running attempt got besides `timeout_s`, `exceeded` the limit that ended the task or its last attempt, ''
-    for `timeout_s`.
+    last start or failure of an attempt, if that event names its cause: the next event names this one. `attempts` are
+    the last ones that failed, at most 10, without those that older releases recorded. A task is paused from `paused_at`
+    on; it was resumed `resumes` times, with `more_retries` in addition to `max_retries`. `requeued_from` is the ended
+    task that it does again. `extended_s` is what the running attempt got besides `timeout_s`, `exceeded` the limit that
+    ended the task or its last attempt, '' for `timeout_s`.
     """
 
     task_id: str
@@ -105,6 +128,24 @@ class Task(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults=Tr
     exceeded: str = ""
     checkpoint: Payload | None = None
     occurrence: Occurrence | None = None
+    retry: RetryPolicy | None = None
+    error_type: str = ""
+    attempts: tuple[FailedAttempt, ...] = ()
+    paused_at: float | None = None
+    pause_reason: str = ""
+    more_retries: int = 0
+    resumes: int = 0
+    requeued_from: str = ""
+
+    @property
+    def is_paused(self) -> bool:
+        """Whether it is pending, and no worker gets it until it is resumed."""
+        return self.paused_at is not None
+
+    @property
+    def retries_most(self) -> int:
+        """How many failures are followed by a retry."""
+        return self.max_retries + self.more_retries
 
     @property
     def is_ended(self) -> bool:
@@ -190,6 +231,10 @@ def content_of(task: Task | TaskSubmitted, payload_digest: str) -> int:
         text += f"\0{task.priority}\0{task.timeout_s}\0{msgspec.structs.astuple(asked)}"
     if task.queue or task.fairness_key:
         text += f"\0{task.queue}\0{task.fairness_key}"
+    if task.retry is not None:
+        text += f"\0retry{msgspec.structs.astuple(task.retry)}"
+    if task.requeued_from:
+        text += f"\0requeued{task.requeued_from}"
     if task.not_before is not None:
         # Of a delay, the time that it led to depends on when the command came.
         text += f"\0delay {task.delay_s}" if task.delay_s is not None else f"\0not before {task.not_before}"
@@ -215,9 +260,7 @@ def evolve(task: Task | None, event: AnyTaskEvent, stamp: Stamp) -> Task:
     if kind is TaskReportRefused:
         return msgspec.structs.replace(task, refused_lease=event.lease)  # type: ignore[union-attr]
     status, step = _STEPS[kind]
-    if kind is TaskProgressed or kind is TaskExtended:
-        check_status({RUNNING}, task.status, event, stamp)
-    else:
+    if status is not None:
         check_legal(LEGAL, task.status, status, event, stamp)
     return step(task, event, stamp)
 
@@ -243,6 +286,8 @@ def _submitted(event: TaskSubmitted, stamp: Stamp) -> Task:
         idempotency_key=event.idempotency_key,
         queue=intern(event.queue) if event.queue else "",
         fairness_key=intern(event.fairness_key) if event.fairness_key else "",
+        retry=None if event.retry is None else _shared(event.retry),
+        requeued_from=event.requeued_from,
         not_before=event.not_before,
         delay_s=event.delay_s,
         time_limits=event.time_limits,
@@ -253,10 +298,18 @@ def _submitted(event: TaskSubmitted, stamp: Stamp) -> Task:
     return task
 
 
+@lru_cache(maxsize=1024)
+def _shared(policy: RetryPolicy) -> RetryPolicy:
+    """Return a policy equal to *policy*: the same object for all tasks that have it, as far as possible."""
+    return policy
+
+
 def _started(task: Task, event: TaskStarted, stamp: Stamp) -> Task:
     if event.attempt != task.attempt + 1:
         msg = f"event {stamp.position} starts attempt {event.attempt} of {task.task_id!r} after attempt {task.attempt}"
         raise Corrupt(msg)
+    if task.paused_at is not None:
+        _wrongly(task, event, stamp)
     if task.progress or task.progress_message:
         task = msgspec.structs.replace(task, progress=0.0, progress_message="")
     if task.extended_s:
@@ -273,13 +326,15 @@ def _started(task: Task, event: TaskStarted, stamp: Stamp) -> Task:
     )
 
 
-def _progressed(task: Task, event: TaskProgressed, _stamp: Stamp) -> Task:
+def _progressed(task: Task, event: TaskProgressed, stamp: Stamp) -> Task:
+    check_status({RUNNING}, task.status, event, stamp)
     if event.checkpoint is not None:
         task = msgspec.structs.replace(task, checkpoint=event.checkpoint)
     return msgspec.structs.replace(task, progress=event.progress, progress_message=event.message)
 
 
-def _extended(task: Task, event: TaskExtended, _stamp: Stamp) -> Task:
+def _extended(task: Task, event: TaskExtended, stamp: Stamp) -> Task:
+    check_status({RUNNING}, task.status, event, stamp)
     return msgspec.structs.replace(task, extended_s=task.extended_s + event.by_s)
 
 
@@ -292,6 +347,7 @@ def _completed(task: Task, event: TaskCompleted, stamp: Stamp) -> Task:
         result=event.result,
         error="",
         exceeded="",
+        error_type="",
     )
 
 
@@ -307,7 +363,82 @@ def _attempt_failed(task: Task, event: TaskAttemptFailed, stamp: Stamp) -> Task:
         retry_at=event.retry_at,
         error=event.error,
         exceeded=HEARTBEAT if event.reason == "heartbeat" else "",
+        error_type=event.error_type,
+        attempts=task.attempts
+        if event.reason == "released"
+        else _with_attempt(task, event.attempt, event.reason, event.error, event.error_type, stamp),
     )
+
+
+def _paused(task: Task, event: TaskPaused, stamp: Stamp) -> Task:
+    """Pause a task that waits, or one whose attempt failed with this event."""
+    check_status({RUNNING} if event.lease else {PENDING}, task.status, event, stamp)
+    if task.is_paused:
+        _wrongly(task, event, stamp)
+    latest = stamp.position if stamp.causationid else START
+    paused = msgspec.structs.replace(task, latest=latest, paused_at=stamp.time, pause_reason=event.reason)
+    if not event.lease:
+        return paused
+    return msgspec.structs.replace(
+        paused,
+        status=PENDING,
+        failures=task.failures + 1,
+        lapses=task.lapses + event.worker_ended,
+        worker_id="",
+        claim_id="",
+        retry_at=0.0,
+        error=event.error,
+        error_type=event.error_type,
+        attempts=_with_attempt(task, event.attempt, event.cause, event.error, event.error_type, stamp),
+    )
+
+
+def _resumed(task: Task, event: TaskResumed, stamp: Stamp) -> Task:
+    """Resume a task; the digest of its payload stays that of its submission, by which a repeat of that is known."""
+    check_status({PENDING}, task.status, event, stamp)
+    if not task.is_paused:
+        _wrongly(task, event, stamp)
+    if task.time_limits is not None:  # the time that it may wait for a worker begins again
+        task = msgspec.structs.replace(task, retry_at=max(task.retry_at, stamp.time))
+    return msgspec.structs.replace(
+        task,
+        latest=stamp.position if stamp.causationid else START,
+        paused_at=None,
+        pause_reason="",
+        payload=task.payload if event.payload is None else event.payload,
+        more_retries=task.more_retries + event.more_retries,
+        resumes=task.resumes + 1,
+    )
+
+
+def _wrongly(task: Task, event: TaskEvent, stamp: Stamp) -> NoReturn:
+    """
+    Stop at an event that does not fit whether the task is paused.
+
+    Raises:
+        Corrupt: always.
+    """
+    how = "paused" if task.is_paused else "not paused"
+    msg = f"event {stamp.position} ({type_of(type(event))}) is not allowed for {task.task_id!r}, which is {how} then"
+    raise Corrupt(msg)
+
+
+def _with_attempt(
+    task: Task, attempt: int, reason: str, error: str, error_type: str, stamp: Stamp
+) -> tuple[FailedAttempt, ...]:
+    """Return the attempts of *task* with the one that failed now; older releases did not record its number."""
+    if not attempt:
+        return task.attempts
+    failed = FailedAttempt(
+        attempt=attempt,
+        worker_id=task.worker_id,
+        started_at=stamp.time if task.started_at is None else task.started_at,
+        ended_at=stamp.time,
+        reason=reason,
+        error=error[:ATTEMPT_ERROR_CHARS],
+        error_type=error_type,
+    )
+    return (*task.attempts, failed)[-ATTEMPTS_KEPT:]
 
 
 def _failed(task: Task, event: TaskFailed, stamp: Stamp) -> Task:
@@ -319,6 +450,8 @@ def _failed(task: Task, event: TaskFailed, stamp: Stamp) -> Task:
         lapses=task.lapses + (event.reason == "poison"),
         error=event.error,
         exceeded=HEARTBEAT if event.reason == "heartbeat" else "",
+        error_type=event.error_type,
+        attempts=_with_attempt(task, event.attempt, event.reason, event.error, event.error_type, stamp),
     )
 
 
@@ -329,8 +462,18 @@ def _cancelled(task: Task, event: TaskCancelled, stamp: Stamp) -> Task:
 def _timed_out(task: Task, event: TaskTimedOut, stamp: Stamp) -> Task:
     exceeded = "" if event.exceeded == TIMEOUT else event.exceeded
     error = exceeded_text(event.exceeded, event.ran_for_s, event.limit_s)
+    attempts = _with_attempt(task, event.attempt, "timeout", error, "", stamp) if event.lease else task.attempts
     # A task that waited is not held under the lease of its last attempt, which was refused then and is refused later.
-    return _ended(task, stamp, status=TaskStatus.TIMEOUT, lease=event.lease, error=error, exceeded=exceeded)
+    return _ended(
+        task,
+        stamp,
+        status=TaskStatus.TIMEOUT,
+        lease=event.lease,
+        error=error,
+        error_type="",
+        exceeded=exceeded,
+        attempts=attempts,
+    )
 
 
 def _ended(task: Task, stamp: Stamp, **changes: Any) -> Task:
@@ -342,14 +485,20 @@ def _ended(task: Task, stamp: Stamp, **changes: Any) -> Task:
     )
 
 
-_STEPS: dict[type[TaskEvent], tuple[TaskStatus, Callable[[Task, Any, Stamp], Task]]] = {
+_STEPS: dict[type[TaskEvent], tuple[TaskStatus | None, Callable[[Task, Any, Stamp], Task]]] = {
     TaskStarted: (RUNNING, _started),
-    TaskProgressed: (RUNNING, _progressed),
-    TaskExtended: (RUNNING, _extended),
+    TaskExtended: (None, _extended),
+    TaskProgressed: (None, _progressed),
+    TaskPaused: (None, _paused),
+    TaskResumed: (None, _resumed),
     TaskCompleted: (TaskStatus.COMPLETED, _completed),
     TaskAttemptFailed: (PENDING, _attempt_failed),
     TaskFailed: (TaskStatus.FAILED, _failed),
     TaskCancelled: (TaskStatus.CANCELLED, _cancelled),
     TaskTimedOut: (TaskStatus.TIMEOUT, _timed_out),
 }
-"""The status after each event, and the function that makes the new state: a table, as the fold dominates a replay."""
+"""
+The status after each event, and the function that makes the new state: a table, as the fold dominates a replay.
+
+Without a status, the function checks the one before.
+"""

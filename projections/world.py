@@ -38,6 +38,7 @@ from events.schedule import ScheduleEvent
 from events.service import ServiceEvent
 from events.session import SessionEvent
 from events.task import TaskAttemptFailed, TaskEvent, TaskFailed, TaskStatus
+from events.task_pause import TaskPaused
 from events.worker import WorkerEvent
 from projections import container, inbox, node, pool, queue, schedule, service, session, shares, task, worker
 from projections.indexes import Indexes
@@ -348,7 +349,7 @@ _SCALARS = (
 _MAPS = ("totals", "silences", "latest")
 
 _NO_OUTCOME = b"-"
-OUTCOMES = {TaskAttemptFailed: b"p", TaskFailed: b"f"}
+OUTCOMES = {TaskAttemptFailed: b"p", TaskPaused: b"p", TaskFailed: b"f"}
 """What is remembered of a command besides that it was carried out: the status of its task, if it failed an attempt."""
 
 _TABLES = {

@@ -17,6 +17,7 @@ from coordinator.client.reads import ask_follower
 from coordinator.commands.cluster import GetStats, ListInboxes
 from coordinator.commands.command import Command
 from coordinator.commands.container import GetContainer
+from coordinator.commands.examples import PAYLOAD
 from coordinator.commands.operations import OPERATIONS
 from coordinator.commands.reads import CheckOutcomes, ReadQuestion, Wait, WhichPosition
 from coordinator.commands.worker import RegisterWorker
@@ -34,7 +35,7 @@ REPORTED_CHECKS = 2
 DOMAIN = "planning"
 """A domain with an inbox, from which one event was recorded."""
 
-VARYING = frozenset({"leader", "stream_created", "source", "ended_by", "actor", "paused_by"})
+VARYING = frozenset({"leader", "stream_created", "source", "ended_by", "actor", "paused_by", "summary"})
 """Fields whose texts differ each time."""
 
 
@@ -55,6 +56,21 @@ def _claimed(claim_id: str) -> Step:
     return "task.claim", {"claim_id": claim_id, "worker_id": "worker_1"}
 
 
+_FAILING: Step = (
+    "task.submit",
+    {"task_id": "task_5", "task_name": "add", "max_retries": 0, "payload": PAYLOAD},
+)
+_FAILED: Step = (
+    "task.fail",
+    {
+        "task_id": "task_5",
+        "error": "the page was not found",
+        "error_type": "web.NotFound",
+        "traceback": "Traceback (most recent call last): ...",
+    },
+)
+
+
 STORY: tuple[Step, ...] = (
     *("node.register", "node.cordon", "node.uncordon", "node.list"),
     *("container.create", "session.bind", "session.get", "container.start", "node.sync"),
@@ -66,7 +82,8 @@ STORY: tuple[Step, ...] = (
     ("task.submit", {"task_id": "task_2", "task_name": "add", "timeout_s": 600.0}),
     *(_claimed("claim_3"), "task.extend", "task.fail"),
     *(_submitted(3), _claimed("claim_4"), "task.release", _claimed("claim_2"), "task.withdraw"),
-    *(_submitted(4), "task.cancel", "task.list", "worker.list", "worker.drain", "worker.leave"),
+    *("task.pause", "task.resume"),
+    *(_submitted(4), "task.cancel", "task.explain", "task.list", "worker.list", "worker.drain", "worker.leave"),
     *("service.register", "service.heartbeat", "service.check", "service.not_checked"),
     *("service.find", "service.get", "service.history"),
     *("queue.define", "queue.pause", "queue.resume", "queue.get", "queue.list", "queue.delete"),
@@ -75,7 +92,19 @@ STORY: tuple[Step, ...] = (
     *("schedule.define", "schedule.next", "schedule.pause", "schedule.resume", "schedule.backfill", "schedule.get"),
     *("schedule.list", "schedule.delete"),
     *("pool.define", "pool.allocate", "pool.get", "pool.release", "inbox.list", "coordinator.stats"),
-    *("read.position", "read.wait", "read.get", "read.list", "read.count", "read.events", "read.checks", "read.lag"),
+    *(_FAILING, _FAILED),
+    *(
+        "read.position",
+        "read.wait",
+        "read.get",
+        "read.list",
+        "read.dead",
+        "read.dead_letter",
+        "read.count",
+        "read.events",
+        "read.checks",
+        "read.lag",
+    ),
     *("service.deregister", "coordinator.accept_silence"),
 )
 """The names of the operations whose examples are sent, and what else is."""

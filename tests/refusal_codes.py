@@ -27,7 +27,8 @@ if TYPE_CHECKING:
 
 PACKAGES = ("events", "projections", "coordinator/commands", "coordinator/deciders", "coordinator/engine")
 FILES = (
-    *("coordinator/follower/read_door.py", "coordinator/follower/follower.py", "coordinator/bus/nats_client.py"),
+    *("coordinator/follower/read_door.py", "coordinator/follower/dead_letters.py", "coordinator/follower/follower.py"),
+    "coordinator/bus/nats_client.py",
     *("coordinator/security/authorization.py", "coordinator/doors/rpc.py"),
 )
 QUESTIONS = ("coordinator.engine.questions", "ask")

@@ -67,6 +67,9 @@ RECORDED: dict[str, str] = {
     "task.completed": "when the lease holder reports success, or anyone does for a task that is not claimed.",
     "task.attempt_failed": "when an attempt fails while retries are left, its lease expires, or it is released.",
     "task.failed": "when an attempt fails and no retry is left, or the report says not to retry.",
+    "task.paused": "when `pause_task` is called on a pending task, or an attempt fails, no retry is left, and the "
+    "retry policy of the task says `pause`.",
+    "task.resumed": "when `resume_task` is called on a paused task.",
     "task.cancelled": "when `cancel_task` is called on a task that has not ended.",
     "task.extended": "when the lease holder asks for more time than the task's `timeout_s`.",
     "task.timed_out": "when a task has exceeded its `timeout_s`, `start_within_s` or `finish_within_s`.",

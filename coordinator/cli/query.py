@@ -13,11 +13,14 @@ import msgspec
 from coordinator.cli import EXIT_ERROR, EXIT_TIMED_OUT
 from coordinator.cli.connection import TENANT, TRACEPARENT, URL, asking
 from coordinator.cli.output import Moment, Number, NumberOrName, moment, output_options, show, show_json, show_one
+from coordinator.cli.retries import RETRY_FACTS, attempt_facts, retry_of, retry_options
 from coordinator.client.paging import listed
 from coordinator.client.service_list import list_services
 from coordinator.commands.container import GetContainer, ListContainers
+from coordinator.commands.explain import ExplainTask
 from coordinator.commands.service import NO_PORT
 from coordinator.commands.task import LATEST_S, CancelTask, GetTask, ListTasks, SubmitTask
+from coordinator.commands.task_pause import PauseTask, ResumeTask
 from coordinator.terminal import clean
 from events.base import Position
 from events.errors import NotFound, Refused
@@ -73,7 +76,7 @@ def _limits(task: Task) -> str:
 _TASK_COLUMNS = (
     ("id", lambda t: t.task_id),
     ("name", lambda t: t.task_name),
-    ("status", lambda t: t.status.value),
+    ("status", lambda t: "paused" if t.is_paused else t.status.value),
     ("priority", lambda t: t.priority),
     ("attempt", lambda t: t.attempt),
     ("worker", lambda t: t.worker_id),
@@ -92,8 +95,9 @@ _TASK_FACTS = (
     ("execution time", lambda t: "" if t.execution_time_s is None else f"{t.execution_time_s:.3f} s"),
     ("limits", _limits),
     ("exceeded", lambda t: t.exceeded or ("timeout_s" if t.status is TaskStatus.TIMEOUT else "")),
-    ("failures", lambda t: f"{t.failures} of at most {t.max_retries + 1}" if t.failures else ""),
+    ("failures", lambda t: f"{t.failures} of at most {t.retries_most + 1}" if t.failures else ""),
     ("error", lambda t: t.error),
+    *RETRY_FACTS,
     ("ended by", lambda t: t.ended_by),
     ("result", lambda t: t.result.data if t.result is not None else ""),
 )
@@ -119,6 +123,7 @@ def task() -> None:
 @click.option("--finish-within", type=LIMIT, help="Time limit of all attempts together in seconds.")
 @click.option("--heartbeat", type=LIMIT, help="Fail an attempt that reports nothing for this many seconds.")
 @click.option("--max-retries", type=int, help="Retries after the first attempt.")
+@retry_options
 @click.option("--cpu", help="CPU request, such as 500m.")
 @click.option("--memory", help="Memory request, such as 2Gi.")
 @click.option("--delay", type=Number(0.0, LATEST_S, SECONDS), help="Start this many seconds from now.")
@@ -145,7 +150,7 @@ def task_submit(ctx: click.Context, /, name: str, wait: float, url: str | None, 
         else:
             click.echo(made)
         return 0
-    show_one(made, _TASK_FACTS, output=options["output"], as_json=options["as_json"])
+    show_one(made, (*_TASK_FACTS, *attempt_facts(made)), output=options["output"], as_json=options["as_json"])
     return _outcome(made)
 
 
@@ -153,7 +158,6 @@ def _submit_command(name: str, options: dict[str, Any]) -> SubmitTask:
     from coordinator.ids import TimeOrderedIds
     from events.resources import Resources
 
-    payload = given_payload(options["payload"])
     amounts = {key: options[key] for key in ("cpu", "memory") if options[key] is not None}
     return SubmitTask(
         task_id=TimeOrderedIds().new("task") if options["task_id"] is None else options["task_id"],
@@ -163,9 +167,10 @@ def _submit_command(name: str, options: dict[str, Any]) -> SubmitTask:
         timeout_s=options["timeout"],
         max_retries=options["max_retries"],
         resources=Resources.parse(amounts),
-        payload=payload,
+        payload=given_payload(options["payload"]),
         queue=options["queue"],
         fairness_key=options["key"],
+        retry=retry_of(options),
         not_before=None if options["not_before"] is None else options["not_before"].timestamp(),
         delay_s=options["delay"],
         time_limits=time_limits_of(options),
@@ -173,7 +178,7 @@ def _submit_command(name: str, options: dict[str, Any]) -> SubmitTask:
 
 
 def given_payload(given: str | None) -> Payload | None:
-    """Return the payload of an option; raise a usage error if it is no JSON."""
+    """Return the payload of an option, None without it; raise a usage error if it is no JSON."""
     from coordinator.commands.payloads import payload_of
 
     if given is None:
@@ -237,20 +242,64 @@ def task_get(ctx: click.Context, task_id: str, wait: float, url: str | None, out
     from coordinator.client.reads import find_task
 
     found: Task = asking(ctx, url, lambda client: _ended(client, task_id, wait) if wait else find_task(client, task_id))
-    show_one(found, _TASK_FACTS, output=output, as_json=as_json)
+    show_one(found, (*_TASK_FACTS, *attempt_facts(found)), output=output, as_json=as_json)
     return _outcome(found) if wait else 0
+
+
+@task.command("explain")
+@click.argument("task_id")
+@URL
+@output_options
+@click.pass_context
+def task_explain(ctx: click.Context, task_id: str, url: str | None, output: str, as_json: bool) -> None:
+    """Explain why a task waits, who runs it, or who ended it and why."""
+    from coordinator.cli.explain import show_explanation
+
+    found = asking(ctx, url, lambda client: client.execute(ExplainTask(task_id=task_id)))
+    show_explanation(found, output=output, as_json=as_json)
 
 
 @task.command("list")
 @click.option("--status", type=click.Choice([status.value for status in TaskStatus]), help="Filter by status.")
+@click.option("--paused", is_flag=True, help="Only paused tasks.")
 @click.option("--limit", type=click.IntRange(1, PAGE), default=100, show_default=True, help="Maximum tasks.")
 @URL
 @output_options
 @click.pass_context
-def task_list(ctx: click.Context, status: str | None, limit: int, url: str | None, output: str, as_json: bool) -> None:
+def task_list(
+    ctx: click.Context, /, status: str | None, limit: int, url: str | None, *, paused: bool, **shown: Any
+) -> None:
     """List active and recently ended tasks, newest first."""
-    question = ListTasks(status=TaskStatus(status) if status else None, limit=limit)
-    show(asking(ctx, url, lambda client: listed(client, question)), _TASK_COLUMNS, output=output, as_json=as_json)
+    question = ListTasks(status=TaskStatus(status) if status else None, limit=limit, paused=paused)
+    show(asking(ctx, url, lambda client: listed(client, question)), _TASK_COLUMNS, **shown)
+
+
+@task.command("pause")
+@click.argument("task_id")
+@click.option("--reason", default="", help="Reason, kept in the journal.")
+@URL
+@click.pass_context
+def task_pause(ctx: click.Context, task_id: str, reason: str, url: str | None) -> None:
+    """Pause a pending task: no worker gets it until it is resumed."""
+    asking(ctx, url, lambda client: client.execute(PauseTask(task_id=task_id, reason=reason)))
+
+
+@task.command("resume")
+@click.argument("task_id")
+@click.option("--payload", help="JSON passed to the handler instead of its own.")
+@click.option("--more-retries", type=click.IntRange(0, 1000), default=0, help="Retries in addition to those it had.")
+@click.option("--reason", default="", help="Reason, kept in the journal.")
+@URL
+@click.pass_context
+def task_resume(ctx: click.Context, /, task_id: str, url: str | None, **options: Any) -> None:
+    """Resume a paused task."""
+    command = ResumeTask(
+        task_id=task_id,
+        payload=given_payload(options["payload"]),
+        more_retries=options["more_retries"],
+        reason=options["reason"],
+    )
+    asking(ctx, url, lambda client: client.execute(command))
 
 
 @task.command("cancel")

@@ -8,10 +8,23 @@ from __future__ import annotations
 
 import re
 
-from coordinator.commands import cluster, container, node, pool, queue, schedule, service, session, task, worker
+from coordinator.commands import (
+    cluster,
+    container,
+    explain,
+    node,
+    pool,
+    queue,
+    schedule,
+    service,
+    session,
+    task,
+    task_pause,
+    worker,
+)
 from coordinator.commands.command import Command
 
-KINDS = (task, queue, schedule, worker, service, container, session, node, pool, cluster)
+KINDS = (task, explain, task_pause, queue, schedule, worker, service, container, session, node, pool, cluster)
 
 
 def command_type(command: type[Command]) -> str:

@@ -13,6 +13,7 @@ from math import isfinite, nan
 from typing import Any
 
 from events.errors import Refused, shown
+from events.retry import RetryPolicy
 
 WHOLE_MAX = 2**63 - 1
 
@@ -105,3 +106,17 @@ def member(name: str, value: Any, of: type[Any]) -> Any:
     except Exception:  # noqa: BLE001  # no member has this value, or its class does not let it be compared
         msg = f"{name} {shown(value)} is not one of {', '.join(one.value for one in of)}"
         raise Refused(msg, reason="bad_type") from None
+
+
+def retry_policy(name: str, value: Any) -> RetryPolicy:
+    """Return *value* if it is a `RetryPolicy` with values of the right types; raise `Refused` if not."""
+    given: RetryPolicy = wanted(name, value, RetryPolicy, "a RetryPolicy")
+    return RetryPolicy(
+        backoff=text(f"{name}.backoff", given.backoff),
+        first_s=None if given.first_s is None else number(f"{name}.first_s", given.first_s),
+        most_s=None if given.most_s is None else number(f"{name}.most_s", given.most_s),
+        factor=number(f"{name}.factor", given.factor),
+        jitter=number(f"{name}.jitter", given.jitter),
+        non_retryable=texts(f"{name}.non_retryable", given.non_retryable),
+        when_exhausted=text(f"{name}.when_exhausted", given.when_exhausted),
+    )

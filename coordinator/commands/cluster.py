@@ -41,6 +41,8 @@ class ClusterStats(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """How many of a kind are silent but not declared lost, because of a mass silence."""
     pending_bytes: int | msgspec.UnsetType = msgspec.UNSET
     """Of the payloads of tasks that have not ended, without those of up to 256 characters; not there if it is 0."""
+    paused_tasks: int | msgspec.UnsetType = msgspec.UNSET
+    """How many of the pending tasks are paused; not there if it is 0."""
 
 
 class GetStats(Question[ClusterStats], frozen=True, kw_only=True, gc=False):

@@ -85,6 +85,46 @@ TASK_CANCELLED: dict[str, Any] = {
     "error": "not needed any more",
 }
 
+TASK_FAILED: dict[str, Any] = {
+    "task_id": "task_5",
+    "task_name": "add",
+    "status": "failed",
+    "submitted": [38, 0],
+    "submitted_at": 1795967531.655,
+    "latest": [39, 0],
+    "tenant": "default",
+    "source": "planning",
+    "payload_digest": "json:49a64717d5d4cb19952e6eac2946415cf6879adacf9908e7d872332d32c6e684",
+    "attempt": 1,
+    "failures": 1,
+    "lease": "direct.1",
+    "claim_id": "direct",
+    "worker_id": "direct",
+    "started_at": 1795967531.656,
+    "ended_at": 1795967531.656,
+    "ended": [39, 1],
+    "ended_by": "planning",
+    "error": "the page was not found",
+    "error_type": "web.NotFound",
+    "attempts": [
+        {
+            "attempt": 1,
+            "worker_id": "direct",
+            "started_at": 1795967531.656,
+            "ended_at": 1795967531.656,
+            "reason": "failed",
+            "error": "the page was not found",
+            "error_type": "web.NotFound",
+        }
+    ],
+}
+
+DEAD_LETTER: dict[str, Any] = {
+    "task": TASK_FAILED,
+    "submitted": {"task_id": "task_5", "task_name": "add", "payload": PAYLOAD},
+    "traceback": "Traceback (most recent call last): ...",
+}
+
 _CONTAINER: dict[str, Any] = {
     "container_id": "container_1",
     "agent_id": "agent_1",
@@ -346,4 +386,11 @@ TASK_OFFERED: dict[str, Any] = {
     "priority": 5,
     "max_retries": 3,
     "payload_digest": "json:49a64717d5d4cb19952e6eac2946415cf6879adacf9908e7d872332d32c6e684",
+}
+
+TASK_EXPLAINED: dict[str, Any] = {
+    "task_id": "task_4",
+    "status": "cancelled",
+    "summary": "cancelled before it began, told by planning: not needed any more",
+    "for_s": 0.1,
 }

@@ -11,7 +11,16 @@ from typing import Annotated, Any, Generic, Literal
 import msgspec
 
 from coordinator.commands.command import Example, Operation, Told_co
-from coordinator.commands.examples import CHECKS_KEPT, COUNTS, EVENT_PAGE, LAG, TASK_CANCELLED, TASK_COMPLETED
+from coordinator.commands.examples import (
+    CHECKS_KEPT,
+    COUNTS,
+    DEAD_LETTER,
+    EVENT_PAGE,
+    LAG,
+    TASK_CANCELLED,
+    TASK_COMPLETED,
+    TASK_FAILED,
+)
 from coordinator.commands.service import CheckOutcome
 from events.codec import UNREADABLE
 from events.errors import Refused, shown
@@ -109,6 +118,65 @@ class List(ReadQuestion[Listed], frozen=True, kw_only=True, gc=False):
     at_least: _Place | None = None
 
 
+class DeadTask(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults=True):
+    """A task that failed or timed out, with its attempts; `requeued_as` is the task that does it again."""
+
+    task: Any
+    requeued_as: str = ""
+
+
+class DeadTasks(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """Dead tasks, newest first; `next` is where the list goes on (`before`), None at its end."""
+
+    items: list[DeadTask]
+    next: str | None
+
+
+class DeadLetter(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults=True):
+    """
+    A dead task with what it takes to do it again.
+
+    `submitted` is the content of its `task.submitted`, with the payload that it had at last; it is missing if the read
+    model is bounded and has removed that event. `traceback` is that of its last failure.
+    """
+
+    task: Any
+    submitted: dict[str, Any] | None = None
+    traceback: str = ""
+    requeued_as: str = ""
+
+
+class ListDead(ReadQuestion[DeadTasks], frozen=True, kw_only=True, gc=False):
+    """
+    List the tasks that failed or timed out, newest first.
+
+    `error_type` is a type, `package.module.Name`, or its last parts; `since` the earliest end, in seconds since 1970.
+    """
+
+    VERB = "dead"
+    REFUSALS = frozenset({"bad_number", "bad_position", "behind"})
+    EXAMPLE = Example({"name": "add", "limit": 10}, {"items": [{"task": TASK_FAILED}], "next": None})
+
+    name: _Text | None = None
+    tenant: _Text | None = None
+    error_type: _Text | None = None
+    since: float | None = None
+    limit: int = 100
+    before: _Place | None = None
+    at_least: _Place | None = None
+
+
+class GetDead(ReadQuestion[DeadLetter], frozen=True, kw_only=True, gc=False):
+    """Get a task that failed or timed out, with its payload, its traceback, and what it takes to do it again."""
+
+    VERB = "dead_letter"
+    REFUSALS = frozenset({"bad_id", "bad_position", "behind", "not_dead", "not_found"})
+    EXAMPLE = Example({"id": "task_5"}, DEAD_LETTER)
+
+    id: str
+    at_least: _Place | None = None
+
+
 class CountAll(ReadQuestion[Counts], frozen=True, kw_only=True, gc=False):
     """Count all objects that ever existed, by their last status."""
 
@@ -172,10 +240,10 @@ class HowFarBehind(ReadQuestion[Lag], frozen=True, kw_only=True, gc=False):
     EXAMPLE = Example({}, LAG)
 
 
-Question = Get | List | CountAll | Events | CheckOutcomes | WhichPosition | Wait | HowFarBehind
+Question = Get | List | ListDead | GetDead | CountAll | Events | CheckOutcomes | WhichPosition | Wait | HowFarBehind
 
 
-_ASKED = (Get, List, CountAll, Events, CheckOutcomes, WhichPosition, Wait, HowFarBehind)
+_ASKED = (Get, List, ListDead, GetDead, CountAll, Events, CheckOutcomes, WhichPosition, Wait, HowFarBehind)
 
 VERBS: dict[str, type[Question]] = {one.VERB: one for one in _ASKED}
 

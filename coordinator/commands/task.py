@@ -7,6 +7,7 @@ from enum import Enum
 from coordinator.commands.command import PAGES, Command, Example, Question
 from coordinator.commands.examples import PAYLOAD, RESULT, TASK_CANCELLED, TASK_COMPLETED, TASK_OFFERED, TASK_RUNNING
 from events.resources import NONE, Resources
+from events.retry import RetryPolicy
 from events.task import Payload, TaskStatus, TaskUsage
 from events.time_limits import TimeLimits
 from projections.task import Task
@@ -21,15 +22,16 @@ class SubmitTask(Command[str], frozen=True, kw_only=True, gc=False):
 
     `program` names the program that submits it, for claims that ask only for tasks of certain programs. `priority` is a
     number, or a name that the policy of its queue knows: `high`, `medium` and `low` by default. Where keys share a
-    queue, the task takes of the share of its `fairness_key`. No attempt starts before `not_before`, in seconds since
-    1970, or before `delay_s` seconds have passed since the submit. `timeout_s` limits one attempt; `time_limits` are
-    the other limits.
+    queue, the task takes of the share of its `fairness_key`. `retry` says how it is retried; without it, as the
+    settings say. `requeued_from` names the ended task that it does again. No attempt starts before `not_before`, in
+    seconds since 1970, or before `delay_s` seconds have passed since the submit. `timeout_s` limits one attempt;
+    `time_limits` are the other limits.
     """
 
     KIND, VERB = "task", "submit"
     REFUSALS = frozenset({
-        "bad_number", "bad_payload", "bad_priority", "bad_text", "bad_time", "id_taken", "memory_full",
-        "payload_too_large", "queue_full", "quota", "rate_limited", "unknown_queue",
+        "bad_number", "bad_payload", "bad_priority", "bad_retry", "bad_text", "bad_time", "id_taken", "memory_full",
+        "payload_too_large", "queue_full", "quota", "rate_limited", "too_many", "unknown_queue",
     })  # fmt: skip
     EXAMPLE = Example({"task_id": "task_1", "task_name": "add", "priority": 5, "payload": PAYLOAD}, "task_1")
 
@@ -45,6 +47,8 @@ class SubmitTask(Command[str], frozen=True, kw_only=True, gc=False):
     program: str = ""
     queue: str = ""
     fairness_key: str = ""
+    retry: RetryPolicy | None = None
+    requeued_from: str = ""
     not_before: float | None = None
     delay_s: float | None = None
     time_limits: TimeLimits | None = None
@@ -101,8 +105,8 @@ class CompleteTask(Command[None], frozen=True, kw_only=True, gc=False):
     KIND, VERB = "task", "complete"
     FOR = frozenset({"domain", "worker", "agents"})
     REFUSALS = frozenset({
-        "already_ended", "bad_number", "bad_payload", "bad_text", "not_found", "payload_too_large", "stale_lease",
-        "too_early",
+        "already_ended", "bad_number", "bad_payload", "bad_text", "not_found", "paused", "payload_too_large",
+        "stale_lease", "too_early",
     })  # fmt: skip
     EXAMPLE = Example({"task_id": "task_1", "lease": "claim_1.1.1", "execution_time_s": 0.2, "result": RESULT})
 
@@ -118,12 +122,17 @@ class FailTask(Command[TaskStatus], frozen=True, kw_only=True, gc=False):
     """
     Report that the attempt under `lease` failed; the task is retried while retries are left and `retry` is true.
 
-    `usage` is what the attempt used of tokens and money.
+    `error_type` is the type of the error, `package.module.Name`: the task's retry policy may name types that are not
+    retried. The retry begins `retry_after_s` from now at the earliest. A longer `traceback` keeps its last 4,096
+    characters. `usage` is what the attempt used of
+    tokens and money.
     """
 
     KIND, VERB, REMEMBERED = "task", "fail", True
     FOR = frozenset({"domain", "worker", "agents"})
-    REFUSALS = frozenset({"already_ended", "bad_number", "bad_text", "not_found", "stale_lease", "too_early"})
+    REFUSALS = frozenset({
+        "already_ended", "bad_number", "bad_text", "not_found", "paused", "stale_lease", "too_early",
+    })  # fmt: skip
     EXAMPLE = Example({"task_id": "task_2", "lease": "claim_3.1.1", "error": "the page was not found"}, "pending")
 
     task_id: str
@@ -132,6 +141,9 @@ class FailTask(Command[TaskStatus], frozen=True, kw_only=True, gc=False):
     worker_id: str = ""
     retry: bool = True
     usage: TaskUsage | None = None
+    error_type: str = ""
+    retry_after_s: float | None = None
+    traceback: str = ""
 
 
 class ReleaseTask(Command[None], frozen=True, kw_only=True, gc=False):
@@ -230,9 +242,10 @@ class OfferTasks(Question[list[Task]], frozen=True, kw_only=True, gc=False):
 
 class ListTasks(Question[list[Task]], frozen=True, kw_only=True, gc=False):
     """
-    List tasks, newest first, without their payloads and results.
+    List tasks, newest first, without their payloads, results and failed attempts.
 
     With `status`, those that came to it last are first. With `after`, the id of a task, the list begins after that one.
+    With `paused`, only those that are paused, which are pending too.
     """
 
     KIND, VERB = "task", "list"
@@ -243,6 +256,7 @@ class ListTasks(Question[list[Task]], frozen=True, kw_only=True, gc=False):
     status: TaskStatus | None = None
     limit: int = 100
     after: str = ""
+    paused: bool = False
 
 
 class SchedulingStrategy(Enum):

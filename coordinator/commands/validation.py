@@ -39,6 +39,14 @@ def shortened(text: str, most: int) -> str:
     return f"{text[: most - len(mark)]}{mark}"
 
 
+def shortened_begin(text: str, most: int) -> str:
+    """Return the last *most* characters of *text*, at least 40; one that is cut begins with how many it had."""
+    if len(text) <= most:
+        return text
+    mark = f"({len(text)} characters) …"
+    return f"{mark}{text[len(mark) - most :]}"
+
+
 def check_number(name: str, value: float, least: float, most: float) -> None:
     """
     Check that a number is between *least* and *most*.

@@ -9,7 +9,19 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from coordinator.deciders import container, node, pool, queue, schedule, service, session, silence, task, worker
+from coordinator.deciders import (
+    container,
+    node,
+    pool,
+    queue,
+    schedule,
+    service,
+    session,
+    silence,
+    task,
+    task_pause,
+    worker,
+)
 from coordinator.deciders.dependents import following
 
 if TYPE_CHECKING:
@@ -30,6 +42,7 @@ def _with_following(decider: Decider) -> Decider:
 
 DECIDERS: dict[type[Command], Decider] = {
     **task.DECIDERS,
+    **task_pause.DECIDERS,
     **worker.DECIDERS,
     **service.DECIDERS,
     **{kind: _with_following(decider) for kind, decider in container.DECIDERS.items()},

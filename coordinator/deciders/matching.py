@@ -62,7 +62,7 @@ def schedule(
     *containers* is what `said_of` the workers' containers; a worker whose container does not run gets nothing. Before
     version 2 no containers were asked for.
     """
-    sources = Sources(world)
+    sources, is_accounted = Sources(world), world.indexes.is_accounted
     candidates = _candidates(world, claims, loads, containers)
     heapq.heapify(candidates)
     taken: set[str] = set()
@@ -82,7 +82,8 @@ def schedule(
                 heapq.heappop(candidates)
             continue
         taken.add(task.task_id)
-        sources.note(task)
+        if is_accounted:
+            sources.note(task)
         yield candidate.assign(task)
         one.note_assigned()
         heapq.heapreplace(candidates, (one.score(), number, one))

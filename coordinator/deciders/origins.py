@@ -20,6 +20,7 @@ from events.schedule import ScheduleDefined, ScheduleEvent
 from events.service import ServiceEvent, ServiceHealthChanged, ServiceRegistered
 from events.session import SessionBound, SessionClosed
 from events.task import TaskAttemptFailed, TaskEvent, TaskFailed, TaskStatus, TaskSubmitted
+from events.task_pause import TaskPaused
 from events.worker import WorkerEvent, WorkerRegistered
 from projections.latest import CONTAINER, NODE, SERVICE, TASK, WORKER
 from projections.node import NodeStatus
@@ -55,7 +56,7 @@ def _of_task(world: World, event: Any, said: Said) -> Origin:
     return (task.tenant, task.traceparent, cause)
 
 
-def _of_failed(world: World, event: TaskAttemptFailed | TaskFailed, said: Said) -> Origin:
+def _of_failed(world: World, event: TaskAttemptFailed | TaskFailed | TaskPaused, said: Said) -> Origin:
     task = world.tasks.get(event.task_id)
     if task is not None and task.status is _RUNNING and (cause := _end_of_worker(world, task.worker_id, said)):
         return (task.tenant, task.traceparent, cause)
@@ -196,6 +197,7 @@ ORIGINS: dict[type[Event], Callable[[World, Any, Said], Origin]] = {
     TaskSubmitted: _of_submitted,
     TaskAttemptFailed: _of_failed,
     TaskFailed: _of_failed,
+    TaskPaused: _of_failed,
 }
 """
 Functions that return tenant, traceparent and causationid of an event that is decided but not folded; '' for none.

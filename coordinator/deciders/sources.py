@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Mapping, Sequence
 
     from events.coordinator import ClaimFilter
-    from events.queue import FairShare
+    from events.queue import FairShare, Policy
     from events.resources import Resources
     from projections.lanes import LaneName, Lanes
     from projections.ready import Key, ReadyTasks, Shape
@@ -73,9 +73,8 @@ class Sources:
         return found
 
     def note(self, task: Task) -> None:
-        """Count a task that was given to a claim in the share it takes of."""
-        if self._world.indexes.is_accounted:
-            self._usage.note(task)
+        """Count a task that was given to a claim in the share it takes of, if there are any."""
+        self._usage.note(task)
 
     def _made(self, strategy: str, handles: tuple[str, ...], wanted: ClaimFilter) -> Source:
         indexes = self._world.indexes
@@ -112,12 +111,16 @@ class Sources:
         self, queue: str, lanes: Mapping[LaneName, list[ReadyTasks]], strategy: str, names: Collection[str] | None
     ) -> Source:
         policy = policy_of(self._world.queues, queue)
-        chosen = strategy or policy.strategy
-        ordering = aged(policy.ageing_s) if chosen in _BY_PRIORITY else FIFO
-        if len(lanes) == 1 or chosen != "fair":
+        ordering = ordering_of(policy, strategy)
+        if len(lanes) == 1 or (strategy or policy.strategy) != "fair":
             return Line([one for groups in lanes.values() for one in groups], ordering, names)
         made = {name_in(lane.queue, lane.key): _Later(groups, ordering, names) for lane, groups in lanes.items()}
         return _Shared(made, self._usage)
+
+
+def ordering_of(policy: Policy, strategy: str) -> str:
+    """Return the order in which a claim that names *strategy*, or '', takes tasks of a queue with this policy."""
+    return aged(policy.ageing_s) if (strategy or policy.strategy) in _BY_PRIORITY else FIFO
 
 
 class _Usage:
@@ -249,6 +252,8 @@ class _Named:
 
 
 def _is_smaller(candidate: Candidate, no_fit: Sequence[Resources]) -> bool:
+    if not no_fit:
+        return False
     free = candidate.free
     return free is not None and any(free.fits_in(one) for one in no_fit)
 

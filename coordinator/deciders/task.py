@@ -9,10 +9,9 @@ from __future__ import annotations
 
 from functools import lru_cache
 from math import inf
-from typing import TYPE_CHECKING, NoReturn
-from zlib import crc32
+from typing import TYPE_CHECKING, Any, NoReturn
 
-import msgspec
+from msgspec.structs import replace
 
 from coordinator.commands.command import Command
 from coordinator.commands.task import (
@@ -24,16 +23,25 @@ from coordinator.commands.task import (
     ReleaseTask,
     SubmitTask,
 )
-from coordinator.commands.validation import AMOUNT_MAX, check_number, check_resources, check_text, shortened
+from coordinator.commands.validation import (
+    AMOUNT_MAX,
+    check_number,
+    check_resources,
+    check_text,
+    shortened,
+    shortened_begin,
+)
 from coordinator.deciders.first_start import first_start, too_early
 from coordinator.deciders.housing import is_frozen
 from coordinator.deciders.queue import PRIORITY_MOST, check_queue, priority_of
-from coordinator.deciders.rules import Decider, Teller, doubled, not_found
+from coordinator.deciders.retries import backoff_s, check_policy, is_final
+from coordinator.deciders.rules import Decider, Teller, not_found
 from coordinator.deciders.time_limits import LEAST_S, MOST_S, checked_limits, timed_out
 from events.errors import Refused, StaleLease, Unavailable, shown
 from events.idempotency import IdempotencyForgotten
 from events.ids import checked
 from events.resources import NONE
+from events.retry import ERROR_TYPE_CHARS_MAX, PAUSE, PAUSE_MAX_S, TRACEBACK_CHARS_MAX
 from events.task import (
     TaskAttemptFailed,
     TaskCancelled,
@@ -46,6 +54,7 @@ from events.task import (
     TaskStatus,
     TaskSubmitted,
 )
+from events.task_pause import TaskPaused
 from projections.queue import name_of
 from projections.task import ENDED, SMALL_CHARS, bytes_of, checksum, content_of, digest_of
 from projections.time_limits import end_of_attempt
@@ -78,7 +87,7 @@ LEASE_CHARS_MAX = 80
 
 _CONTENT = (
     "task_name", "task_type", "priority", "timeout_s", "max_retries", "resources", "idempotency_key", "queue",
-    "fairness_key", "time_limits",
+    "fairness_key", "retry", "requeued_from", "time_limits",
 )  # fmt: skip
 """What the repeat of a submit must say again, besides the payload."""
 _SHA256_DIGITS = 64
@@ -138,7 +147,17 @@ def check_new_payload(world: World, payload: Payload, context: DecisionContext) 
         Refused: what has not ended has too many bytes.
     """
     if len(payload.data) > SMALL_CHARS:
-        _check_bytes(world, bytes_of(payload), context.actor, context.rules)
+        check_bytes(world, bytes_of(payload), context)
+
+
+def check_bytes(world: World, size: int, context: DecisionContext) -> None:
+    """
+    Accept *size* more bytes of payloads of the sender.
+
+    Raises:
+        Refused: what has not ended has too many.
+    """
+    _check_bytes(world, size, context.actor, context.rules)
 
 
 def _check_bytes(world: World, size: int, source: str, rules: Rules) -> None:
@@ -191,6 +210,10 @@ def submission(world: World, command: SubmitTask, context: DecisionContext) -> T
         check_number("timeout_s", command.timeout_s, LEAST_S, MOST_S)
     if command.max_retries is not None:
         check_number("max_retries", command.max_retries, 0, 1000)
+    if command.retry is not None:
+        check_policy(command.retry)
+    if command.requeued_from:
+        checked(command.requeued_from, "requeued_from")
     return TaskSubmitted(
         task_id=command.task_id,
         task_name=command.task_name,
@@ -205,6 +228,8 @@ def submission(world: World, command: SubmitTask, context: DecisionContext) -> T
         traced=bool(context.traceparent),
         queue=queue,
         fairness_key=command.fairness_key,
+        retry=command.retry,
+        requeued_from=command.requeued_from,
         not_before=first_start(command, context.now),
         delay_s=command.delay_s,
         time_limits=None if command.time_limits is None else checked_limits(command.time_limits),
@@ -289,7 +314,7 @@ def _has_ended_as(world: World, command: CompleteTask | FailTask, status: TaskSt
             raise _evicted_since(ended, command.task_id, command.lease)
         found = ended.status
     if found is not status:
-        _already_ended(command.task_id, found, outcome)
+        already_ended(command.task_id, found, outcome)
     return True
 
 
@@ -311,12 +336,29 @@ def fail(world: World, command: FailTask, context: DecisionContext) -> Events:
     error = shortened(command.error, context.rules.text_chars_max)
     if command.usage is not None:
         _check_usage(command.usage)
+    if command.error_type:
+        check_text("error_type", command.error_type, ERROR_TYPE_CHARS_MAX)
+    if command.retry_after_s is not None:
+        check_number("retry_after_s", command.retry_after_s, 0, PAUSE_MAX_S)
     if _has_ended_as(world, command, TaskStatus.FAILED, "failed"):
         return ()
     task = world.tasks[command.task_id]
     started, lease = _reported(task, command.lease, command.worker_id, "failed", context.now)
-    failed = failed_attempt(task, lease, error, "failed", context.now, context.rules, retry=command.retry)
-    return (*started, failed if command.usage is None else msgspec.structs.replace(failed, usage=command.usage))
+    if started:
+        task = replace(task, attempt=task.attempt + 1)
+    ended = failed_attempt(
+        task,
+        lease,
+        error,
+        "failed",
+        context.now,
+        context.rules,
+        retry=command.retry,
+        error_type=command.error_type,
+        retry_after_s=command.retry_after_s,
+        traceback=shortened_begin(command.traceback, TRACEBACK_CHARS_MAX),
+    )
+    return (*started, ended if command.usage is None else replace(ended, usage=command.usage))
 
 
 def _check_usage(usage: TaskUsage) -> None:
@@ -335,42 +377,44 @@ def failed_attempt(
     retry: bool = True,
     silent_for_s: float | None = None,
     limit_s: float | None = None,
-) -> TaskAttemptFailed | TaskFailed:
+    error_type: str = "",
+    retry_after_s: float | None = None,
+    traceback: str = "",
+) -> TaskAttemptFailed | TaskFailed | TaskPaused:
     """
-    Return what follows a failed attempt: a retry after a pause, or the failure of the task.
+    Return what follows a failed attempt: a retry after a pause, or the failure of the task, or that it is paused.
 
-    A task that has ended `poison_after` processes fails whatever retries are left: the next ones would end as well.
+    A task that has ended `poison_after` processes fails whatever retries are left: the next ones would end as well. So
+    does one whose retry policy names the type of the error.
     """
     worker_ended = reason in ("lease_expired", "container_failed")
     if worker_ended and (ended := task.lapses + 1) >= rules.poison_after:
         error = f"{ended} workers ended while they ran it; the last: {error}"
         reason, retry = "poison", False
-    if retry and task.failures < task.max_retries:
+    elif retry and is_final(task, error_type):
+        reason = "non_retryable"
+        retry = False
+    known: dict[str, Any] = {
+        "task_id": task.task_id,
+        "lease": lease,
+        "error": error,
+        "silent_for_s": silent_for_s,
+        "limit_s": limit_s,
+        "attempt": task.attempt,
+        "error_type": error_type,
+        "traceback": traceback,
+    }
+    if retry and task.failures < task.retries_most:
         return TaskAttemptFailed(
-            task_id=task.task_id,
-            lease=lease,
-            error=error,
+            **known,
             reason=reason,
-            retry_at=now + backoff_s(task, rules),
-            silent_for_s=silent_for_s,
-            limit_s=limit_s,
+            retry_at=now + max(backoff_s(task, rules), retry_after_s or 0.0),
             worker_ended=worker_ended,
+            retry_after_s=retry_after_s,
         )
-    return TaskFailed(
-        task_id=task.task_id, lease=lease, error=error, reason=reason, silent_for_s=silent_for_s, limit_s=limit_s
-    )
-
-
-def backoff_s(task: Task, rules: Rules) -> float:
-    """
-    Return the pause before a retry: doubling from `retry_backoff_s`, minus a jitter of up to half.
-
-    The jitter spreads the retries of tasks that failed together. It is derived from the task id, so that a replay of
-    the decision gets the same pause.
-    """
-    most = doubled(rules.retry_backoff_s, task.failures, rules.retry_backoff_max_s)
-    drawn = crc32(f"{task.task_id}/{task.attempt}".encode()) / 2**32
-    return float(most * (1.0 - drawn / 2))
+    if retry and task.retry is not None and task.retry.when_exhausted == PAUSE:
+        return TaskPaused(**known, reason="retries_exhausted", cause=reason, worker_ended=worker_ended)
+    return TaskFailed(**known, reason=reason)
 
 
 def release(world: World, command: ReleaseTask, context: DecisionContext) -> Events:
@@ -446,11 +490,11 @@ def extend(world: World, command: ExtendTask, context: DecisionContext) -> Event
 def cancel(world: World, command: CancelTask, context: DecisionContext) -> Events:
     """Cancel a task."""
     check_text("reason", command.reason, context.rules.text_chars_max)
-    status = _status_of(world, checked(command.task_id, "task_id"))
+    status = status_of(world, checked(command.task_id, "task_id"))
     if status is TaskStatus.CANCELLED:
         return ()
     if status in ENDED:
-        _already_ended(command.task_id, status, "cancelled")
+        already_ended(command.task_id, status, "cancelled")
     return (TaskCancelled(task_id=command.task_id, reason=command.reason),)
 
 
@@ -462,13 +506,14 @@ def _attempted(world: World, task_id: str, lease: str) -> Task:
     return task
 
 
-def _status_of(world: World, task_id: str) -> TaskStatus:
+def status_of(world: World, task_id: str) -> TaskStatus:
     """Return the status of a task, also of one that was evicted a short time ago."""
     task = world.tasks.get(task_id)
     return _evicted(world, task_id).status if task is None else task.status
 
 
-def _already_ended(task_id: str, status: TaskStatus, outcome: str) -> NoReturn:
+def already_ended(task_id: str, status: TaskStatus, outcome: str) -> NoReturn:
+    """Refuse to change a task that has ended as *status*; *outcome* is what it cannot be any more."""
     msg = f"task {task_id!r} has already ended as {status.value}: it cannot be {outcome} any more"
     raise Refused(msg, reason="already_ended")
 
@@ -480,6 +525,9 @@ def _reported(task: Task, lease: str, worker_id: str, outcome: str, now: float) 
     The outcome of a pending task may be reported without a lease: this is an attempt that starts and ends at once.
     """
     if task.status is TaskStatus.PENDING and not lease:
+        if task.is_paused:
+            msg = f"task {task.task_id!r} is paused: resume it before it is {outcome}, or cancel it"
+            raise Refused(msg, reason="paused")
         if task.not_before is not None and task.not_before > now:
             raise too_early(task, task.not_before, outcome, now)
         attempt = task.attempt + 1
@@ -616,7 +664,7 @@ def _submitted_id(world: World, command: SubmitTask, context: DecisionContext, d
 
 def _status(world: World, command: FailTask | CancelTask, context: DecisionContext, done: bool) -> TaskStatus:
     first = _FIRST_STATUS.get(context.outcome)
-    return first if first is not None else _status_of(world, command.task_id)
+    return first if first is not None else status_of(world, command.task_id)
 
 
 def _end_of_attempt(world: World, command: ExtendTask, context: DecisionContext, done: bool) -> float | None:

@@ -57,5 +57,10 @@ def _timed_out(task: Task, exceeded: str, now: float) -> TaskTimedOut:
     else:
         since, limit_s = task.started_at or 0.0, (task.timeout_s or 0.0) + task.extended_s
     return TaskTimedOut(
-        task_id=task.task_id, lease=lease, ran_for_s=now - since, limit_s=limit_s or 0.0, exceeded=exceeded
+        task_id=task.task_id,
+        lease=lease,
+        ran_for_s=now - since,
+        limit_s=limit_s or 0.0,
+        attempt=task.attempt if lease else 0,
+        exceeded=exceeded,
     )

@@ -230,7 +230,7 @@ class Engine:
             raise _not_leading()
         if self._access is not None and caller is not None:
             self._check_now(question, caller)
-        value = ask(self.world, self.signs, question, self._clock.heard())
+        value = ask(self.world, self.signs, question, self._clock.heard(), self.rules)
         return list(value) if isinstance(value, Iterator) else value
 
     def discover(self, asked: Asked) -> None:
@@ -401,7 +401,7 @@ class Engine:
         room = asked.room
         if room is not None and room.left() <= 0:
             raise ask_again()
-        value = ask(self.world, self.signs, asked.command, heard_now)
+        value = ask(self.world, self.signs, asked.command, heard_now, self.rules)
         if Waiting.must_wait(asked.command, value):
             return _WAITS
         if room is None:

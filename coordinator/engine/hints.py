@@ -30,6 +30,7 @@ from events.task import (
     TaskStarted,
     TaskTimedOut,
 )
+from events.task_pause import TaskPaused
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
@@ -63,7 +64,7 @@ class Hints:
         self._checked: list[tuple[str, CheckOutcome]] = []
         self._followings: dict[type[Event], Callable[[Any, float], None]] = {
             TaskStarted: self._started,
-            **dict.fromkeys((TaskCompleted, TaskFailed, TaskAttemptFailed), self._lease_ended),
+            **dict.fromkeys((TaskCompleted, TaskFailed, TaskAttemptFailed, TaskPaused), self._lease_ended),
             TaskTimedOut: self._timed_out,
             TaskCancelled: self._cancelled,
             **dict.fromkeys(_CHANGES_NODE, self._node_changed),
@@ -115,7 +116,9 @@ class Hints:
         if self._world.tasks[event.task_id].time_limits is not None:
             self._signs.reports[event.lease] = heard_now
 
-    def _lease_ended(self, event: TaskCompleted | TaskFailed | TaskAttemptFailed | TaskTimedOut, _: float) -> None:
+    def _lease_ended(
+        self, event: TaskCompleted | TaskFailed | TaskAttemptFailed | TaskTimedOut | TaskPaused, _: float
+    ) -> None:
         self._drop(event.lease)
 
     def _drop(self, lease: str) -> None:

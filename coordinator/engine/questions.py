@@ -12,6 +12,7 @@ import msgspec
 from coordinator.commands.cluster import ClusterStats, GetStats, ListInboxes
 from coordinator.commands.command import Command
 from coordinator.commands.container import GetContainer, ListContainers
+from coordinator.commands.explain import ExplainTask
 from coordinator.commands.node import ListNodes
 from coordinator.commands.pool import GetPool
 from coordinator.commands.queue import GetQueue, ListQueues
@@ -21,9 +22,10 @@ from coordinator.commands.session import GetSession
 from coordinator.commands.task import GetTask, ListTasks, OfferTasks
 from coordinator.commands.validation import check_number
 from coordinator.commands.worker import ListWorkers
+from coordinator.deciders.explain import explain
 from coordinator.deciders.housing import said_of
 from coordinator.deciders.matching import offered
-from coordinator.deciders.rules import not_found, standing
+from coordinator.deciders.rules import Rules, not_found, standing
 from coordinator.deciders.service import living
 from coordinator.deciders.slots import local_time, next_after
 from coordinator.deciders.worker import check_wanted
@@ -32,6 +34,7 @@ from events.coordinator import ClaimFilter
 from events.errors import Refused
 from events.ids import checked
 from events.service import ServiceStatus
+from events.task import TaskStatus
 from projections.schedule import fires_at
 
 if TYPE_CHECKING:
@@ -46,6 +49,7 @@ if TYPE_CHECKING:
 
 Thing = TypeVar("Thing")
 
+USUAL_RULES = Rules()
 MOST_LISTED = 1000
 MOST_FOUND = 10_000
 """Services in one answer: they are small, and a caller needs all candidates to choose from."""
@@ -54,7 +58,7 @@ MOST_PASSED = 100_000
 """How far from its beginning a list is read here; followers read on from anywhere."""
 
 
-def ask(world: World, signs: Signs, question: Command, heard_now: float) -> Any:
+def ask(world: World, signs: Signs, question: Command, heard_now: float, rules: Rules = USUAL_RULES) -> Any:
     """
     Answer one question; a list comes as an iterator, so that no more of it is made than is wanted.
 
@@ -75,10 +79,10 @@ def ask(world: World, signs: Signs, question: Command, heard_now: float) -> Any:
             history = health_history(signs, living(world, question.service_id))
             return islice(history, _limit(question.limit))
         case ListTasks():
-            of_status = None if question.status is None else world.indexes.tasks[question.status]
-            newest = reversed(world.tasks) if of_status is None else reversed(of_status)
-            tasks = _page(world.tasks, newest, question)
-            return (msgspec.structs.replace(task, payload=None, result=None, checkpoint=None) for task in tasks)
+            tasks = _page(world.tasks, _newest_tasks(world, question), question)
+            return (
+                msgspec.structs.replace(task, payload=None, result=None, checkpoint=None, attempts=()) for task in tasks
+            )
         case ListContainers():
             containers = _page(world.containers, reversed(world.containers), question)
             return (msgspec.structs.replace(container, environment={}) for container in containers)
@@ -90,6 +94,8 @@ def ask(world: World, signs: Signs, question: Command, heard_now: float) -> Any:
             return _page(world.inboxes, iter(world.inboxes), question)
         case GetPool():
             return _pool(one_of(world.pools, question.pool_id, "pool"), question)
+        case ExplainTask():
+            return explain(world, signs, one_of(world.tasks, question.task_id, "task"), rules, heard_now)
         case OfferTasks():
             return _offered(world, question)
         case GetQueue():
@@ -112,6 +118,12 @@ def ask(world: World, signs: Signs, question: Command, heard_now: float) -> Any:
         case _:
             msg = f"{type(question).__name__} is not a question"
             raise Refused(msg)
+
+
+def _newest_tasks(world: World, question: ListTasks) -> Iterator[str]:
+    if question.paused:
+        return iter(()) if question.status not in (None, TaskStatus.PENDING) else reversed(world.indexes.paused)
+    return reversed(world.tasks if question.status is None else world.indexes.tasks[question.status])
 
 
 def _page(table: Mapping[str, Thing], ids: Iterator[str], question: Any) -> Iterator[Thing]:
@@ -255,6 +267,7 @@ def stats(world: World) -> ClusterStats:
         leader=world.leader,
         mass_silence={kind: one.silent for kind, one in world.silences.items() if not one.accepted},
         pending_bytes=indexes.payload_bytes or msgspec.UNSET,
+        paused_tasks=len(indexes.paused) or msgspec.UNSET,
     )
 
 

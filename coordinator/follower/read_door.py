@@ -7,6 +7,8 @@ Question and answer are one JSON object each. Followers share the questions: eac
 | ---------- | ----------------------------------------------------- | -------------------------------------------- |
 | `get`      | `kind`, `id`                                          | the state                                    |
 | `list`     | `kind`, `status`, `tenant`, `name`, `limit`, `before` | `{items, next}`: states, newest first        |
+| `dead`     | `name`, `tenant`, `error_type`, `since`, `limit`, `before` | `{items, next}`: dead tasks     |
+| `dead_letter` | `id`                                               | a dead task, its content and traceback       |
 | `count`    | `kind`: container                                     | `{by_status, sums}` of all that ever existed  |
 | `events`   | `subject`, `type`, `after`, `limit`                   | `{events, next, more}`: CloudEvents in order |
 | `checks`   | `id`, `limit`                                         | outcomes of a service's checks, and changes  |
@@ -41,16 +43,20 @@ import structlog
 from coordinator.commands.reads import (
     CheckOutcomes,
     CountAll,
+    DeadTasks,
     Events,
     Get,
+    GetDead,
     HowFarBehind,
     List,
+    ListDead,
     Wait,
     WhichPosition,
     bounded,
     decode_question,
 )
 from coordinator.commands.wire import encode_answer
+from coordinator.follower.dead_letters import dead_letter, list_dead
 from coordinator.health.history import changes_in
 from coordinator.task_groups import task_group
 from events.base import START, Position
@@ -167,7 +173,7 @@ class ReadDoor:
         match question:
             case CheckOutcomes():
                 return await self._check_outcomes(store, question)
-            case Get() | List() | CountAll() | Events():
+            case Get() | List() | ListDead() | GetDead() | CountAll() | Events():
                 if question.at_least is not None:
                     await store.wait_for(Position.parse(question.at_least), self._limits.at_least_wait_s)
                 return await self._read(store, question)
@@ -181,7 +187,7 @@ class ReadDoor:
                 raise Unavailable("this follower has no access to the journal: ask another one", reason="no_journal")
         assert_never(question)
 
-    async def _read(self, store: Store, question: Get | List | CountAll | Events) -> Any:
+    async def _read(self, store: Store, question: Get | List | ListDead | GetDead | CountAll | Events) -> Any:
         match question:
             case Get():
                 found = await store.get(question.kind, checked(question.id))
@@ -190,6 +196,17 @@ class ReadDoor:
                 return msgspec.Raw(found.state)
             case List():
                 return await self._list(store, question)
+            case ListDead():
+                limit = int(bounded("limit", question.limit, 1, self._limits.listed_max))
+                dead, more = await list_dead(store, question, limit, self._limits.answer_bytes)
+                items = dead[: self._fitting(one.encoded for one in dead)]
+                left = more or len(items) < len(dead)
+                return DeadTasks(items=[one.told for one in items], next=str(items[-1].cursor) if left else None)
+            case GetDead():
+                found = await store.get("task", checked(question.id))
+                if found is None:
+                    raise NotFound(f"task {question.id!r} not found: {_why_not_found(store)}")
+                return await dead_letter(store, found)
             case CountAll():
                 return await store.count(question.kind)
             case Events():

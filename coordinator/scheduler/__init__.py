@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from coordinator.scheduler.scheduling_policy import PolicyType, SchedulingPolicy
     from coordinator.scheduler.task_queues import TaskQueues
     from coordinator.scheduler.task_scheduler import TaskInfo, TaskScheduler
+    from events.retry import RetryPolicy
     from events.schedule import Catchup, Overlap, ScheduleStatus
     from events.task import TaskStatus, TaskUsage
 
@@ -19,6 +20,7 @@ __all__ = [
     "Overlap",
     "PolicyType",
     "ResourceAllocator",
+    "RetryPolicy",
     "ScheduleInfo",
     "ScheduleStatus",
     "Schedules",
@@ -38,6 +40,7 @@ __getattr__ = lazy_exports(
         "Overlap": "events.schedule",
         "PolicyType": "coordinator.scheduler.scheduling_policy",
         "ResourceAllocator": "coordinator.scheduler.resource_allocator",
+        "RetryPolicy": "events.retry",
         "ScheduleInfo": "coordinator.scheduler.schedules",
         "ScheduleStatus": "events.schedule",
         "Schedules": "coordinator.scheduler.schedules",

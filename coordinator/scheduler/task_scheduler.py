@@ -9,17 +9,19 @@ from __future__ import annotations
 
 import asyncio
 import math
-from dataclasses import dataclass, field
+from dataclasses import InitVar, dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import structlog
 
 from coordinator.app.facade import Facade, new_id
+from coordinator.client.dead_letters import RATE_PER_S, REQUEUED_MAX, list_dead, requeue, requeue_each
 from coordinator.client.paging import listed
-from coordinator.commands.arguments import flag, member, moment, number, text, texts, wanted, whole
+from coordinator.commands.arguments import flag, member, moment, number, retry_policy, text, texts, wanted, whole
 from coordinator.commands.cluster import GetStats
 from coordinator.commands.payloads import payload_of, value_of
+from coordinator.commands.reads import ListDead
 from coordinator.commands.task import (
     CancelTask,
     ClaimTasks,
@@ -33,19 +35,22 @@ from coordinator.commands.task import (
     SchedulingStrategy,
     SubmitTask,
 )
-from events.errors import CoordinationError, NotFound, Refused, shown
+from coordinator.commands.task_pause import PauseTask, ResumeTask
+from coordinator.commands.validation import check_number
+from events.errors import CoordinationError, NotFound, Refused, StaleLease, shown
 from events.resources import Resources
 from events.task import TaskStatus, TaskUsage
 from events.time_limits import TIMEOUT, TimeLimits
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
     from coordinator.app.app import App
     from coordinator.commands.cluster import ClusterStats
     from coordinator.scheduler.scheduling_policy import SchedulingPolicy
+    from events.retry import RetryPolicy
     from events.task import Payload
-    from projections.task import Task
+    from projections.task import FailedAttempt, Task
 
 log = structlog.get_logger(__name__)
 
@@ -58,8 +63,10 @@ WAIT_S = 20.0
 SELECTIONS = 5
 """How often a policy may select a task that somebody else gets first; then the coordinator's policies decide."""
 WINDOW_MOST = 500
+RETRY_ASKED_FOR = "the program that held it asked for a retry"
 PAUSE_S = 0.5
 """The pause before the next question where one may hardly wait."""
+_DONE = (TaskStatus.COMPLETED, TaskStatus.CANCELLED)
 NO_LIMITS = TimeLimits()
 ALREADY_ENDED = "already_ended"
 """The reason code when a report is refused because the task has already ended with another outcome."""
@@ -71,7 +78,9 @@ class TaskInfo:
     A task as callers see it.
 
     `submitted_at`, `started_at` and `ended_at` are in seconds since 1970, `timeout` and `execution_time` in seconds,
-    `progress` is 0 to 1, and `lease` is '' unless the task is running.
+    `progress` is 0 to 1, and `lease` is '' unless the task is running. A paused task is PENDING too. `error` and
+    `error_type` are those of the last attempt that failed, `attempts` the last 10 of these; a list of tasks is without
+    them. `retry_count` says how often the task was retried because an attempt failed, of at most `max_retries`.
     """
 
     task_id: str
@@ -103,6 +112,15 @@ class TaskInfo:
     sent_checkpoint: Payload | None = field(default=None, repr=False)
     sent_payload: Payload | None = field(default=None, repr=False)
     sent_result: Payload | None = field(default=None, repr=False)
+    error_type: str = ""
+    attempts: tuple[FailedAttempt, ...] = ()
+    retry: RetryPolicy | None = None
+    is_paused: bool = False
+    pause_reason: str = ""
+    requeued_from: str = ""
+    requeued_as: str = ""
+    """The task that does this one again; only in a list of dead tasks."""
+    start_retry: InitVar[Callable[[TaskInfo], asyncio.Future[str]] | None] = None
 
     # Decoded on access: a damaged payload must not hide its task, nor the other tasks of a list.
     @property
@@ -120,18 +138,48 @@ class TaskInfo:
         """What an attempt saved last for the next one, decoded; None if nothing, or in a list of tasks."""
         return value_of(self.sent_checkpoint)
 
+    def __post_init__(self, start_retry: Callable[[TaskInfo], asyncio.Future[str]] | None) -> None:
+        self._start_retry = start_retry
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what a copy has: it is of no scheduler."""
+        return {name: value for name, value in vars(self).items() if name != "_start_retry"}
+
     def can_retry(self) -> bool:
-        """Return whether the task would be retried after another failure."""
-        return self.retry_count < self.max_retries
+        """Return whether the task has not completed, was not cancelled, and has a retry left."""
+        return self.retry_count < self.max_retries and self.status not in _DONE
 
-    def increment_retry(self) -> None:
-        """Add one failure to this object. Only `fail_task` changes the count of the coordinator."""
+    def increment_retry(self) -> asyncio.Future[str]:
+        """
+        Put the task back into the queue, and count the retry in this object.
+
+        A task that this program holds fails this attempt, and is retried after its pause. One that failed or timed out
+        is requeued as a new task; see `TaskScheduler.requeue_task`. One that is in the queue already stays there.
+
+        Returns at once, while the event loop sends the command; a failure is logged. To await what it returns gives the
+        id of the task that is in the queue then, or that failure.
+
+        Raises:
+            Refused: `can_retry()` is False; no event loop runs here; or this is a copy, or that of another loop.
+        """
+        if not self.can_retry():
+            told = f"is {self.status.value} and was retried {self.retry_count} times of at most {self.max_retries}"
+            msg = f"task {self.task_id!r} {told}: requeue_task() submits one that failed again"
+            raise Refused(msg, reason="retries_exhausted")
+        start_retry = getattr(self, "_start_retry", None)
+        if start_retry is None:
+            msg = f"this TaskInfo of {self.task_id!r} is of no TaskScheduler: use one that get_task() returns"
+            raise Refused(msg, reason="other_loop")
+        made: asyncio.Future[str] = start_retry(self)
         self.retry_count += 1
+        return made
 
 
-def task_info(task: Task) -> TaskInfo:
-    """Convert a folded task to a `TaskInfo`."""
+def task_info(task: Task, start_retry: Callable[[TaskInfo], asyncio.Future[str]] | None = None) -> TaskInfo:
+    """Convert a folded task to a `TaskInfo`; *start_retry* begins what `increment_retry` of it asks for."""
     limits = task.time_limits if task.time_limits is not None else NO_LIMITS
+    # The last failure of a task that failed, or that is paused as no retry is left, led to no retry.
+    is_over = task.status is TaskStatus.FAILED or (task.is_paused and task.failures > task.retries_most)
     return TaskInfo(
         task_id=task.task_id,
         task_name=task.task_name,
@@ -143,8 +191,8 @@ def task_info(task: Task) -> TaskInfo:
         worker_id=task.worker_id,
         lease=task.lease if task.status is TaskStatus.RUNNING else "",
         attempt=task.attempt,
-        retry_count=task.failures,
-        max_retries=task.max_retries,
+        retry_count=task.failures - is_over,
+        max_retries=task.retries_most,
         submitted_at=task.submitted_at,
         started_at=task.started_at,
         ended_at=task.ended_at,
@@ -159,16 +207,36 @@ def task_info(task: Task) -> TaskInfo:
         sent_checkpoint=task.checkpoint,
         sent_payload=task.payload,
         sent_result=task.result,
+        error_type=task.error_type,
+        attempts=task.attempts,
+        retry=task.retry,
+        is_paused=task.is_paused,
+        pause_reason=task.pause_reason,
+        requeued_from=task.requeued_from,
+        start_retry=start_retry,
     )
 
 
-def _work(task_name: Any, task_type: Any, priority: Any, timeout: Any, max_retries: Any) -> dict[str, Any]:
+def _which_dead(task_name: str | None, tenant: str | None, error_type: str | None, since: float | None) -> ListDead:
+    return ListDead(
+        name=None if task_name is None else text("task_name", task_name),
+        tenant=None if tenant is None else text("tenant", tenant),
+        error_type=None if error_type is None else text("error_type", error_type),
+        since=None if since is None else number("since", since),
+    )
+
+
+def _work(
+    task_name: Any, task_type: Any, priority: Any, timeout: Any, max_retries: Any, resources: Any, payload: Any
+) -> dict[str, Any]:
     return {
         "task_name": text("task_name", task_name),
         "task_type": text("task_type", task_type),
         "priority": text("priority", priority) if isinstance(priority, str) else whole("priority", priority),
         "timeout_s": None if timeout is None else number("timeout", timeout),
         "max_retries": None if max_retries is None else whole("max_retries", max_retries),
+        "resources": Resources.parse(resources),
+        "payload": payload_of(payload),
     }
 
 
@@ -239,6 +307,7 @@ class TaskScheduler(Facade):
         task_id: str | None = None,
         queue: str = "",
         fairness_key: str = "",
+        retry: RetryPolicy | None = None,
         not_before: datetime | None = None,
         delay: float | None = None,
         start_within: float | None = None,
@@ -261,6 +330,7 @@ class TaskScheduler(Facade):
             task_id: an id chosen by the caller; submitting the same id and content again creates no second task.
             queue: the queue that it waits in; by default that named `default`.
             fairness_key: whose share of the queue it takes of, where keys share it.
+            retry: pauses before retries, errors that end it at once, what follows the last; by default of the settings.
             not_before: no attempt starts before this time; a datetime with a zone, at most ten years ahead.
             delay: no attempt starts for so many seconds after the submit; not together with *not_before*.
             start_within: seconds that it may wait for a worker once it is ready; then it ends with the status TIMEOUT.
@@ -274,13 +344,12 @@ class TaskScheduler(Facade):
         app = await self.opened()
         command = SubmitTask(
             task_id=new_id("task") if task_id is None else text("task_id", task_id),
-            **_work(task_name, task_type, priority, timeout, max_retries),
-            resources=Resources.parse(resources),
-            payload=payload_of(payload),
+            **_work(task_name, task_type, priority, timeout, max_retries, resources, payload),
             idempotency_key=text("idempotency_key", idempotency_key),
             program=app.program,
             queue=text("queue", queue),
             fairness_key=text("fairness_key", fairness_key),
+            retry=None if retry is None else retry_policy("retry", retry),
             **_times(not_before, delay, start_within, finish_within, heartbeat),
         )
         submitted: str = await app.execute(command)
@@ -333,7 +402,7 @@ class TaskScheduler(Facade):
                 await asyncio.sleep(pause_s)
                 left_s -= pause_s
         app.held.take(task.task_id, worker, task.lease)
-        return task_info(task)
+        return task_info(task, self._start_retry)
 
     def _wanted(self, app: App, task_names: Iterable[str] | None, queues: Iterable[str]) -> dict[str, Any]:
         """Return what a claim says of the tasks it takes."""
@@ -438,6 +507,9 @@ class TaskScheduler(Facade):
         lease: str | None = None,
         retry: bool = True,
         usage: TaskUsage | None = None,
+        retry_after: float | None = None,
+        error_type: str = "",
+        traceback: str = "",
     ) -> TaskStatus:
         """
         Report that an attempt failed; return the task's new status: PENDING if it will be retried, or FAILED.
@@ -448,6 +520,9 @@ class TaskScheduler(Facade):
             lease: the lease of the attempt; by default the one that this process claimed.
             retry: False ends the task as FAILED even if retries are left.
             usage: the tokens and the money that the attempt used.
+            retry_after: seconds that the retry must wait at least.
+            error_type: the type of the error, as `package.module.Name`; a task may name types that are not retried.
+            traceback: where it went wrong; of a longer one the last 4,096 characters are kept.
 
         Raises:
             StaleLease: the lease is no longer held: another attempt holds the task.
@@ -460,6 +535,9 @@ class TaskScheduler(Facade):
             lease=await self._lease(task_id, lease),
             retry=flag("retry", retry),
             usage=_usage(usage),
+            error_type=text("error_type", error_type),
+            retry_after_s=None if retry_after is None else number("retry_after", retry_after),
+            traceback=text("traceback", traceback),
         )
         status: TaskStatus = await self._report(task_id, command)
         return status
@@ -527,9 +605,42 @@ class TaskScheduler(Facade):
         """
         await self._report(task_id, CancelTask(task_id=text("task_id", task_id), reason=text("reason", reason)))
 
+    async def pause_task(self, task_id: str, reason: str = "") -> None:
+        """
+        Pause a pending task: no worker gets it until it is resumed. Pausing it again changes nothing.
+
+        Raises:
+            Refused: the task is running or has ended.
+            NotFound: the task does not exist.
+        """
+        await self.execute(PauseTask(task_id=text("task_id", task_id), reason=text("reason", reason)))
+
+    async def resume_task(self, task_id: str, reason: str = "", *, payload: Any = None, more_retries: int = 0) -> None:
+        """
+        Resume a paused task.
+
+        Args:
+            task_id: the task.
+            reason: why, kept in the journal.
+            payload: any JSON value, or bytes, instead of the payload it had; None keeps that.
+            more_retries: how many retries it gets in addition to those it had.
+
+        Raises:
+            Refused: the task is not paused, or an argument is invalid.
+            NotFound: the task does not exist.
+        """
+        await self.execute(
+            ResumeTask(
+                task_id=text("task_id", task_id),
+                reason=text("reason", reason),
+                payload=payload_of(payload),
+                more_retries=whole("more_retries", more_retries),
+            )
+        )
+
     async def get_task(self, task_id: str) -> TaskInfo:
         """Return a task with all its fields; raise `NotFound` if it does not exist or was evicted."""
-        return task_info(await self.execute(GetTask(task_id=text("task_id", task_id))))
+        return task_info(await self.execute(GetTask(task_id=text("task_id", task_id))), self._start_retry)
 
     async def wait_for_task(self, task_id: str, wait_s: float = 60.0) -> TaskInfo:
         """
@@ -544,19 +655,103 @@ class TaskScheduler(Facade):
             task: Task = await self.execute(GetTask(task_id=text("task_id", task_id), wait_s=portion_s))
             left_s -= portion_s
             if task.is_ended or left_s <= 0:
-                return task_info(task)
+                return task_info(task, self._start_retry)
 
-    async def list_tasks(self, status: TaskStatus | str | None = None, limit: int = 100) -> list[TaskInfo]:
+    async def list_tasks(
+        self, status: TaskStatus | str | None = None, limit: int = 100, *, paused: bool = False
+    ) -> list[TaskInfo]:
         """
         Return at most *limit* tasks, newest first: pending, running and recently ended ones.
 
         Args:
             status: return only tasks with this status.
             limit: how many tasks.
+            paused: return only tasks that are paused.
         """
         chosen = None if status is None else member("status", status, TaskStatus)
-        tasks: list[Task] = await listed(self, ListTasks(status=chosen, limit=whole("limit", limit)))
-        return [task_info(task) for task in tasks]
+        question = ListTasks(status=chosen, limit=whole("limit", limit), paused=flag("paused", paused))
+        tasks: list[Task] = await listed(self, question)
+        return [task_info(task, self._start_retry) for task in tasks]
+
+    async def list_dead_tasks(
+        self,
+        task_name: str | None = None,
+        *,
+        tenant: str | None = None,
+        error_type: str | None = None,
+        since: float | None = None,
+        limit: int = 100,
+    ) -> list[TaskInfo]:
+        """
+        Return at most *limit* tasks that failed or timed out, newest first, however long ago: from the read model.
+
+        Args:
+            task_name: return only tasks of this name.
+            tenant: return only tasks of this tenant.
+            error_type: return only tasks whose last error was of this type: `package.module.Name`, or its last parts.
+            since: return only tasks that ended at this time or later, in seconds since 1970.
+            limit: how many tasks, up to 10,000.
+
+        Raises:
+            Unavailable: no follower answers.
+        """
+        question = _which_dead(task_name, tenant, error_type, since)
+        most = whole("limit", limit)
+        check_number("limit", most, 1, REQUEUED_MAX)
+        dead = await list_dead((await self.opened()).client, question, most)
+        found = [task_info(one.task, self._start_retry) for one in dead]
+        for info, one in zip(found, dead, strict=True):
+            info.requeued_as = one.requeued_as
+        return found
+
+    async def requeue_task(self, task_id: str) -> str:
+        """
+        Submit a task that failed or timed out again, as a new task with the same content, and return the id of that.
+
+        The new task is `<id>-r1`, and `<id>-r2` the one that does that again; `requeued_from` names the one before.
+        Calling it again returns the same id and submits nothing.
+
+        Raises:
+            NotFound: the task does not exist.
+            Refused: it has not failed, or the queue is full.
+            Unavailable: no follower answers, or the coordinator does not.
+        """
+        return await requeue((await self.opened()).client, text("task_id", task_id))
+
+    async def requeue_tasks(
+        self,
+        task_name: str | None = None,
+        *,
+        tenant: str | None = None,
+        error_type: str | None = None,
+        since: float | None = None,
+        most: int = REQUEUED_MAX,
+        rate: float = RATE_PER_S,
+    ) -> list[str]:
+        """
+        Requeue the tasks that match, oldest first, and return the ids of the new ones; see `list_dead_tasks`.
+
+        Those that were requeued before are left out.
+
+        Args:
+            task_name: as for `list_dead_tasks`.
+            tenant: as for `list_dead_tasks`.
+            error_type: as for `list_dead_tasks`.
+            since: as for `list_dead_tasks`.
+            most: how many of them, the newest, up to 10,000.
+            rate: how many in a second at most.
+
+        Raises:
+            Refused, Unavailable: as `requeue_task`; the tasks before that one are requeued.
+        """
+        question = _which_dead(task_name, tenant, error_type, since)
+        limit, rate_per_s = whole("most", most), number("rate", rate)
+        check_number("most", limit, 1, REQUEUED_MAX)
+        check_number("rate", rate_per_s, 0.001, 1000)
+        client = (await self.opened()).client
+        dead = await list_dead(client, question, limit)
+        ids = [one.task.task_id for one in reversed(dead) if not one.requeued_as]
+        return [made async for _, made in requeue_each(client, ids, rate_per_s=rate_per_s)]
 
     async def get_scheduler_stats(self) -> dict[str, Any]:
         """
@@ -579,6 +774,56 @@ class TaskScheduler(Facade):
             "workers": sum(stats.workers.values()),
             "success_rate": ended[TaskStatus.COMPLETED] / run if run else 1.0,
         }
+
+    def _start_retry(self, info: TaskInfo) -> asyncio.Future[str]:
+        """Begin to put a task back into the queue; see `TaskInfo.increment_retry`."""
+        try:
+            loop = asyncio.get_running_loop()
+        except RuntimeError:
+            msg = "increment_retry() sends a command: call it where an event loop runs, as in an async function"
+            raise Refused(msg, reason="other_loop") from None
+        app = self._app
+        if app is None or not app.is_open or app.loop is not loop:
+            msg = "the TaskScheduler of this TaskInfo is closed, or belongs to another event loop: get the task again"
+            raise Refused(msg, reason="other_loop")
+        made: asyncio.Future[str] = loop.create_future()
+        working = app.start(self._retry_into(made, info))
+        working.add_done_callback(lambda _: made.cancel())  # without effect unless the app closed meanwhile
+        return made
+
+    async def _retry_into(self, made: asyncio.Future[str], info: TaskInfo) -> None:
+        try:
+            task_id = await self._retry(info)
+        except CoordinationError as error:
+            log.warning("task_not_retried", task_id=info.task_id, code=error.reason, why=error.message)
+            if not made.done():
+                made.set_exception(error)
+                made.exception()  # it is logged: nobody has to await it
+            return
+        if not made.done():
+            made.set_result(task_id)
+
+    async def _retry(self, info: TaskInfo) -> str:
+        """Put a task back into the queue, and return the id of the task that is in it then."""
+        task_id = info.task_id
+        if info.lease and (await self.opened()).held.lease(task_id) == info.lease:
+            try:
+                status = await self.fail_task(task_id, RETRY_ASKED_FOR)
+            except StaleLease:
+                log.debug("lease_lost_before_retry", task_id=task_id)
+            else:
+                if status is TaskStatus.PENDING:
+                    return task_id
+        try:
+            now = await self.get_task(task_id)
+        except NotFound:  # it has left the writer, but not the read model
+            return await self.requeue_task(task_id)
+        if now.status is TaskStatus.RUNNING and now.attempt == info.attempt:
+            msg = f"task {task_id!r} is held by worker {now.worker_id!r}: only the program that claimed it can fail it"
+            raise StaleLease(msg)
+        if now.ended_at is None:
+            return task_id
+        return await self.requeue_task(task_id)
 
     async def _lease(self, task_id: str, lease: str | None) -> str:
         if lease is not None:

@@ -5,16 +5,17 @@ from typing import TYPE_CHECKING
 from coordinator.lazy_exports import lazy_exports
 
 if TYPE_CHECKING:
-    from coordinator.worker.handlers import Context, DoNotRetry, load_handlers, task
+    from coordinator.worker.handlers import Context, DoNotRetry, RetryAfter, load_handlers, task
     from coordinator.worker.worker import Worker, run_worker
 
-__all__ = ["Context", "DoNotRetry", "Worker", "load_handlers", "run_worker", "task"]
+__all__ = ["Context", "DoNotRetry", "RetryAfter", "Worker", "load_handlers", "run_worker", "task"]
 
 __getattr__ = lazy_exports(
     __name__,
     {
         "Context": "coordinator.worker.handlers",
         "DoNotRetry": "coordinator.worker.handlers",
+        "RetryAfter": "coordinator.worker.handlers",
         "Worker": "coordinator.worker.worker",
         "load_handlers": "coordinator.worker.handlers",
         "run_worker": "coordinator.worker.worker",

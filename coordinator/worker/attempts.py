@@ -28,9 +28,11 @@ from coordinator.own_process.forks import depth
 from coordinator.stop_signals import is_from_signal
 from coordinator.task_groups import is_aborting, leave_behind
 from coordinator.worker.containment import contain, contained, contained_by, end_if_forked
-from coordinator.worker.handlers import Context, DoNotRetry
+from coordinator.worker.handlers import Context, DoNotRetry, RetryAfter
+from coordinator.worker.reported_error import error_text, reported_error, type_name
 from coordinator.worker.threads import Threads
 from events.errors import CoordinationError, Refused, StaleLease, Unavailable
+from events.retry import is_named
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -49,7 +51,6 @@ CANCEL_GRACE_S = 1.0
 """Seconds that cancelled handlers have to clean up when the worker ends."""
 LEAVE_AFTER_S = 5.0
 """Seconds after which a handler whose lease was lost, and that goes on, gives its slot back."""
-ERROR_CHARS_MAX = 1000
 _NO_SPAN = nullcontext()
 
 
@@ -354,15 +355,28 @@ class Attempts:
         )
 
     def _failed(self, task: Task, error: BaseException, *, retry: bool) -> FailTask:
-        text = error_text(error)
-        bound = log.bind(task_id=task.task_id, task_name=task.task_name, attempt=task.attempt, retry=retry, error=text)
+        reported = reported_error(error)
+        if task.retry is not None and any(is_named(one, task.retry.non_retryable) for one in reported.types):
+            retry = False
+        bound = log.bind(
+            task_id=task.task_id, task_name=task.task_name, attempt=task.attempt, retry=retry, error=reported.text
+        )
         try:
             bound.warning("attempt_failed", exc_info=error if retry else None)
         except BaseException as raised:  # what logs an error calls its `__str__`, which may raise anything
             if is_from_signal(raised):
                 raise
             bound.warning("attempt_failed")
-        return FailTask(task_id=task.task_id, lease=task.lease, worker_id=self._worker_id, error=text, retry=retry)
+        return FailTask(
+            task_id=task.task_id,
+            lease=task.lease,
+            worker_id=self._worker_id,
+            error=reported.text,
+            retry=retry,
+            error_type=reported.types[0],
+            retry_after_s=error.after_s if isinstance(error, RetryAfter) else None,
+            traceback=reported.traceback,
+        )
 
     # --- reporting ----------------------------------------------------------------------------------------------------
 
@@ -384,9 +398,13 @@ class Attempts:
                     return
                 # The coordinator's limit for results is lower than ours. Report a failure: without a report, the task
                 # would run again for nothing.
-                text = error_text(error)
                 report = FailTask(
-                    task_id=report.task_id, lease=report.lease, worker_id=self._worker_id, error=text, retry=False
+                    task_id=report.task_id,
+                    lease=report.lease,
+                    worker_id=self._worker_id,
+                    error=error_text(error),
+                    retry=False,
+                    error_type=type_name(error),
                 )
 
     async def _send(self, command: Command[Any]) -> Any:
@@ -414,16 +432,3 @@ def _say_left_behind(attempt: Attempt) -> None:
         why="it ignores its cancellation" if attempt.in_loop else "its thread has not returned",
         **ids_of(task.tenant, task.traceparent),
     )
-
-
-def error_text(error: BaseException) -> str:
-    """Return an error as `Type: message`: printable, on one line, and cut to 1000 characters."""
-    try:
-        message = str(error)
-    except BaseException as raised:  # `__str__` of a user's exception may raise; the error must be reported anyway
-        if is_from_signal(raised):
-            raise
-        message = "(its message cannot be read)"
-    text = f"{type(error).__name__}: {message}" if message else type(error).__name__
-    text = "".join(one if one.isprintable() else " " for one in text[: ERROR_CHARS_MAX + 1])
-    return text if len(text) <= ERROR_CHARS_MAX else f"{text[: ERROR_CHARS_MAX - 1]}…"

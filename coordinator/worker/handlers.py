@@ -25,8 +25,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, cast
 from coordinator.commands.arguments import number, text
 from coordinator.commands.payloads import payload_of, value_of
 from coordinator.commands.task import ExtendTask, ProgressTask
-from coordinator.commands.validation import check_text
+from coordinator.commands.validation import check_number, check_text
 from events.errors import Refused, shown
+from events.retry import PAUSE_MAX_S
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine
@@ -51,6 +52,26 @@ Function = TypeVar("Function", bound="Callable[..., Any]")
 
 class DoNotRetry(Exception):
     """Raised by a handler when retrying cannot help: the task ends as FAILED without a retry"""
+
+
+class RetryAfter(Exception):
+    """
+    Raised by a handler to fail the attempt and say how long the retry must wait; it may wait longer by its policy.
+
+    `raise RetryAfter(30) from error` reports the type of *error*, by which tasks name errors that are not retried.
+
+    Args:
+        after_s: seconds, 0 to 30 days.
+        message: what went wrong, for people.
+
+    Raises:
+        Refused: *after_s* is not such a number.
+    """
+
+    def __init__(self, after_s: float, message: str = "") -> None:
+        self.after_s = number("after_s", after_s)
+        check_number("after_s", self.after_s, 0, PAUSE_MAX_S)
+        super().__init__(message or f"retry after {self.after_s:g} s")
 
 
 class Context:

@@ -11,6 +11,7 @@ import msgspec
 
 from events.base import START, Position
 from events.errors import Unavailable
+from events.retry import is_named
 from projections.store.port import (
     ANOTHER_WRITER,
     KINDS,
@@ -81,6 +82,8 @@ class MemoryStore(Waits):
         status: str | None = None,
         tenant: str | None = None,
         name: str | None = None,
+        error_type: str | None = None,
+        ended_since: float | None = None,
         limit: int = 100,
         before: Position | None = None,
         limit_bytes: int = PAGE_BYTES,
@@ -96,6 +99,8 @@ class MemoryStore(Waits):
             and status in (None, row.status)
             and tenant in (None, row.tenant)
             and name in (None, row.name)
+            and (ended_since is None or (row.ended_at is not None and row.ended_at >= ended_since))
+            and (error_type is None or is_named(_error_type(row), (error_type,)))
         )
         rows, more = _cut(found, checked_limit(limit), limit_bytes)
         return Things([_thing(row) for row in rows], more)
@@ -146,6 +151,11 @@ def _cut(rows: Iterator[AnyRow], limit: int, limit_bytes: int) -> tuple[list[Any
         if size >= limit_bytes:
             return found, True
     return found, len(found) >= limit
+
+
+def _error_type(row: StateRow) -> str:
+    found: str = msgspec.json.decode(row.state).get("error_type", "")
+    return found
 
 
 def _thing(row: StateRow) -> Thing:

@@ -199,6 +199,8 @@ class Store(Protocol):
         status: str | None = None,
         tenant: str | None = None,
         name: str | None = None,
+        error_type: str | None = None,
+        ended_since: float | None = None,
         limit: int = 100,
         before: Position | None = None,
         limit_bytes: int = PAGE_BYTES,
@@ -206,6 +208,7 @@ class Store(Protocol):
         """
         List entities, newest first, created before the cursor *before*; see `get` for errors.
 
+        *error_type* is the `error_type` of the state, or the last part of it, after a dot; *ended_since* is in seconds.
         A page has at most *limit* entities (up to 10,000) and ends with the one that reaches *limit_bytes*.
         """
         ...

@@ -99,6 +99,10 @@ GET_EVENTS, IN_ORDER = "SELECT place, body FROM events WHERE place > ?", "ORDER 
 FROM_END = "ORDER BY place DESC LIMIT ?"
 OF_SUBJECT, OF_KIND, OF_TYPE = "AND subject = ?", "AND kind = ?", "AND substr(type, 1, ?) = ?"
 WITH_STATUS, WITH_TENANT, WITH_NAME = "AND status = ?", "AND tenant = ?", "AND name = ?"
+WITH_ERROR = (
+    "AND (json_extract(state, '$.error_type') = ? OR substr(json_extract(state, '$.error_type'), -length(?)) = ?)"
+)
+ENDED_SINCE = "AND ended_at >= ?"
 NEWEST_FIRST = "ORDER BY created DESC LIMIT ?"
 
 
@@ -233,6 +237,8 @@ class SqliteStore(Waits):
         status: str | None = None,
         tenant: str | None = None,
         name: str | None = None,
+        error_type: str | None = None,
+        ended_since: float | None = None,
         limit: int = 100,
         before: Position | None = None,
         limit_bytes: int = PAGE_BYTES,
@@ -242,6 +248,10 @@ class SqliteStore(Waits):
         below = PLACE_MAX if before is None else place_of(before)
         wanted = ((WITH_STATUS, status), (WITH_TENANT, tenant), (WITH_NAME, name))
         asked = [_Part(LIST[kind], below), *(_Part(text, value) for text, value in wanted if value is not None)]
+        if ended_since is not None:
+            asked.append(_Part(ENDED_SINCE, ended_since))
+        if error_type is not None:
+            asked.append(_Part(WITH_ERROR, error_type, f".{error_type}", f".{error_type}"))
         with self._translated():
             rows, more = await _fetch(self._reader, [*asked, _Part(NEWEST_FIRST, checked_limit(limit))], limit_bytes)
         return Things([_thing(row) for row in rows], more)
@@ -420,7 +430,7 @@ class _Part:
 
     __slots__ = ("text", "values")
 
-    def __init__(self, text: str, *values: int | str) -> None:
+    def __init__(self, text: str, *values: float | str) -> None:
         self.text = text
         self.values = values
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 import pytest
+from msgspec.structs import replace
 
 from coordinator.errors import Refused, Unavailable
 from events.base import START, Position
@@ -348,3 +349,26 @@ async def test_readers_see_whole_batches_and_never_less_than_the_position(store:
             await asyncio.sleep(0)
     assert len((await store.list("task", limit=1000)).items) == rounds * 10
     assert await store.check() == ()
+
+
+async def test_tasks_are_found_by_their_error_and_their_end(store: Store) -> None:
+    """By the type of the last error, or its last parts, and by the earliest end; pages go on as without."""
+    failed = [
+        replace(task(number, 1, status="failed"), error_type=error_type, ended_at=float(number))
+        for number, error_type in enumerate(("ValueError", "web.errors.Gone", "other.Gone", "", "web_errors.Gone"))
+    ]
+    await store.write(batch(store, 1, *failed))
+
+    async def found(**asked: Any) -> list[str]:
+        return [one.id.removeprefix("task-") for one in (await store.list("task", **asked)).items]
+
+    assert await found(error_type="ValueError") == ["0"]
+    assert await found(error_type="Gone") == ["4", "2", "1"]
+    assert await found(error_type="errors.Gone") == ["1"]
+    assert await found(error_type="web.errors.Gone") == ["1"]
+    assert await found(error_type="one") == []
+    assert await found(ended_since=2.0) == ["4", "3", "2"]
+    assert await found(ended_since=2.0, error_type="Gone", limit=1) == ["4"]
+    assert await found(ended_since=2.0, error_type="Gone", before=Position(1, 4)) == ["2"]
+    for hostile in HOSTILE[:-1]:
+        assert await found(error_type=hostile) == []

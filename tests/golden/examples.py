@@ -66,6 +66,7 @@ from events.queue import (
     QueueResumed,
 )
 from events.resources import Resources
+from events.retry import RetryPolicy
 from events.schedule import (
     Catchup,
     Overlap,
@@ -102,6 +103,7 @@ from events.task import (
     TaskTimedOut,
     TaskUsage,
 )
+from events.task_pause import TaskPaused, TaskResumed
 from events.time_limits import TimeLimits
 from events.worker import WorkerDraining, WorkerHeartbeat, WorkerLeft, WorkerLost, WorkerRegistered
 
@@ -111,6 +113,15 @@ if TYPE_CHECKING:
 _MUCH = Resources(cpu_millis=1500, memory_bytes=2 * 1024**3, gpus=1)
 _USAGE = TaskUsage(input_tokens=900, cached_tokens=400, output_tokens=120, reasoning_tokens=60, money_micros=1850)
 _INLINE = Payload(encoding="json", digest=sha256(b"x").hexdigest(), data='{"größe":[1,2.5,null]}', ref="obj_1")
+_RETRY = RetryPolicy(
+    backoff="linear",
+    first_s=2.5,
+    most_s=60.0,
+    factor=3.0,
+    jitter=0.25,
+    non_retryable=("ValueError", "service.Gone"),
+    when_exhausted="pause",
+)
 
 EXAMPLES: dict[str, Event] = {
     # containers
@@ -297,6 +308,21 @@ EXAMPLES: dict[str, Event] = {
         queue="reports",
         fairness_key="customer-7",
     ),
+    "task.submitted.v3.2": TaskSubmitted(
+        task_id="task_1",
+        task_name="summarize",
+        task_type="batch",
+        priority=5,
+        timeout_s=12.5,
+        max_retries=3,
+        resources=_MUCH,
+        payload=_INLINE,
+        idempotency_key="order-7",
+        program="report-0f3c9a1b2d4e",
+        traced=True,
+        retry=_RETRY,
+        requeued_from="task_0",
+    ),
     "task.submitted.v3.30": TaskSubmitted(
         task_id="task_1",
         task_name="summarize",
@@ -349,6 +375,17 @@ EXAMPLES: dict[str, Event] = {
         worker_ended=True,
         usage=_USAGE,
     ),
+    "task.attempt_failed.v3.2": TaskAttemptFailed(
+        task_id="task_1",
+        lease="claim_1.2",
+        error="TooMany: 429",
+        reason="failed",
+        retry_at=1_795_455_300.5,
+        attempt=2,
+        error_type="service.TooMany",
+        retry_after_s=30.0,
+        traceback="Traceback (most recent call last):\n…\nservice.TooMany: 429\n",
+    ),
     "task.failed.v1": TaskFailed(
         task_id="task_1",
         lease="claim_1.2",
@@ -366,9 +403,34 @@ EXAMPLES: dict[str, Event] = {
         limit_s=30.0,
         usage=_USAGE,
     ),
+    "task.failed.v2.2": TaskFailed(
+        task_id="task_1",
+        lease="claim_1.2",
+        error="ValueError: no",
+        reason="non_retryable",
+        attempt=2,
+        error_type="ValueError",
+        traceback="Traceback (most recent call last):\n…\nValueError: no\n",
+    ),
     "task.cancelled.v1": TaskCancelled(task_id="task_1", reason="not needed any more"),
     "task.timed_out.v1": TaskTimedOut(task_id="task_1", lease="claim_1.2", ran_for_s=12.75, limit_s=12.5),
-    "task.timed_out.v2": TaskTimedOut(
+    "task.timed_out.v2": TaskTimedOut(task_id="task_1", lease="claim_1.2", ran_for_s=12.75, limit_s=12.5, attempt=2),
+    "task.paused.v1": TaskPaused(
+        task_id="task_1",
+        reason="retries_exhausted",
+        lease="claim_1.2",
+        cause="lease_expired",
+        error="worker wrk_1 did not renew its lease",
+        attempt=2,
+        error_type="OSError",
+        traceback="Traceback (most recent call last):\n…\nOSError: no\n",
+        silent_for_s=31.0,
+        limit_s=30.0,
+        worker_ended=True,
+        usage=_USAGE,
+    ),
+    "task.resumed.v1": TaskResumed(task_id="task_1", reason="it is open again", payload=_INLINE, more_retries=2),
+    "task.timed_out.v2.2": TaskTimedOut(
         task_id="task_1", lease="", ran_for_s=60.75, limit_s=60.5, exceeded="start_within_s"
     ),
     "task.extended.v1": TaskExtended(task_id="task_1", lease="claim_1.2", by_s=30.5),

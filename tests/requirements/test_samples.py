@@ -199,9 +199,14 @@ async def test_tasks(place: str) -> None:
         failed = await scheduler.get_task(left["task_id"])
         assert failed.status is TaskStatus.PENDING  # will be retried
         assert failed.error == "Resource allocation failed"
-        retried = await run("retry", task_info=done)
-        assert retried == {}
-        assert done.retry_count == 1
+        held_id = await scheduler.submit_task("retried")
+        held = await scheduler.get_next_task("worker_001", task_names=["retried"])
+        assert held.task_id == held_id
+        assert await run("retry", task_info=held) == {}
+        again = await scheduler.get_next_task(
+            "worker_001", task_names=["retried"], wait_s=10
+        )  # it is back in the queue
+        assert (again.task_id, again.attempt, again.retry_count) == (held_id, 2, 1)
     finally:
         await scheduler.close()
 

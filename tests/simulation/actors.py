@@ -27,6 +27,7 @@ from coordinator.commands.container import (
     StopContainer,
 )
 from coordinator.commands.pool import AllocatePool, DefinePool, ReleasePool
+from coordinator.commands.requeue import requeued_id
 from coordinator.commands.schedule import (
     BackfillSchedule,
     DefineSchedule,
@@ -48,12 +49,14 @@ from coordinator.commands.task import (
     SubmitTask,
     WithdrawClaim,
 )
+from coordinator.commands.task_pause import PauseTask, ResumeTask
 from coordinator.commands.wire import WIRE_COMMANDS, encode_command, value_of
 from coordinator.commands.worker import LeaveWorker, RegisterWorker
 from coordinator.doors.inbox import InboxLimits, inbox_stream
 from events.container import ContainerStatus
 from events.errors import CoordinationError, Forbidden, NotFound, Refused, StaleLease, Unavailable
 from events.resources import Resources
+from events.retry import RetryPolicy
 from events.schedule import Catchup, Overlap, TaskContent
 from events.subjects import Subjects
 from events.task import TaskStatus
@@ -80,6 +83,14 @@ CHECKED_SHARE = 0.4
 """A check of what is remembered comes this part of the time after the end: commit times differ from the true ones."""
 MIB = 1024 * 1024
 SLOTS = 3
+_RETRY = {
+    1: RetryPolicy(first_s=0.2, factor=3.0, most_s=2.0, when_exhausted="pause"),
+    2: RetryPolicy(backoff="linear", first_s=0.1, non_retryable=("Never",)),
+    3: RetryPolicy(backoff="fixed", first_s=0.3, jitter=1.0, when_exhausted="pause"),
+}
+"""The retry policies of tasks by their number, modulo 5."""
+_MAX_RETRIES = {0: 1, 1: 0, 3: 1}
+"""How often tasks may be retried, by their number, modulo 10."""
 POOL = Resources(cpu_millis=1000)
 WORK = TaskContent(task_name="work")
 SCHEDULES = (
@@ -192,14 +203,17 @@ class Submitter(Actor):
             task_name="work",
             priority=number % 3,
             timeout_s=1.5 if number % 5 == 0 else None,
-            max_retries=1 if number % 7 == 0 else None,
+            max_retries=_MAX_RETRIES.get(number % 10),
             idempotency_key=f"key-{task_id}" if number % 4 == 0 else "",
             queue=("", "", "a", "b")[number % 4] if self.sim.plan.has_queues else "",
             fairness_key="xyz"[number % 3] if self.sim.plan.has_queues else "",
+            retry=_RETRY.get(number % 5),
             delay_s=1.5 if number % 6 == 1 else None,
             time_limits=LIMITS.get(number % 10),
         )
         first = await self.until_admitted(command)
+        if number % 8 == 6:
+            await self._pause(task_id)
         if number % 9 == 4:
             try:
                 await self.ask(CancelTask(task_id=task_id, reason="drawn"))
@@ -209,12 +223,34 @@ class Submitter(Actor):
         self.sim.seen_ended[task_id] = await self._end_of(task_id)
         if self.random.random() < 0.6:
             await self._repeat(command, first, asyncio.get_running_loop().time())
+        if number % 3 == 0 and self.sim.seen_ended[task_id] in (TaskStatus.FAILED, TaskStatus.TIMEOUT):
+            await self._requeue(command)
+
+    async def _pause(self, task_id: str) -> None:
+        """Pause a task that waits, as an operator does; whoever waits for its end resumes it."""
+        with suppress(Refused, NotFound):  # it runs, or has ended
+            await self.ask(PauseTask(task_id=task_id, reason="drawn"))
+            self.sim.dice.fired["paused"] += 1
+
+    async def _requeue(self, command: SubmitTask) -> None:
+        """Requeue a task that failed, twice: that makes one new task."""
+        again = msgspec.structs.replace(
+            command, task_id=requeued_id(command.task_id), idempotency_key="", requeued_from=command.task_id
+        )
+        for _ in range(2):
+            if await self.until_admitted(again) != again.task_id:
+                self.sim.watch.violate(Promise.ONE_ANSWER, f"{again} was answered with another id")
+        self.sim.dice.fired["requeued"] += 1
+        self.sim.seen_ended[again.task_id] = await self._end_of(again.task_id)
 
     async def _end_of(self, task_id: str) -> TaskStatus | None:
-        """Wait until a task has ended; None if it was evicted since."""
+        """Wait until a task has ended, and resume it if it is paused; None if it was evicted since."""
         try:
             while not (task := await self.look(GetTask(task_id=task_id, wait_s=5.0))).is_ended:
-                pass
+                if task.is_paused:
+                    with suppress(Refused):  # it was cancelled
+                        await self.ask(ResumeTask(task_id=task_id, more_retries=1, reason="drawn"))
+                        self.sim.dice.fired["resumed"] += 1
         except NotFound:
             return None
         else:
@@ -325,7 +361,16 @@ class Worker(Actor):
             if drawn > 0.95:
                 await self.ask(ReleaseTask(task_id=task.task_id, lease=task.lease))
             elif drawn > 0.8:
-                await self._twice(FailTask(task_id=task.task_id, error="drawn", lease=task.lease, worker_id=self.name))
+                await self._twice(
+                    FailTask(
+                        task_id=task.task_id,
+                        error="drawn",
+                        lease=task.lease,
+                        worker_id=self.name,
+                        error_type="drawn.Never" if drawn > 0.93 else "drawn.Often",
+                        retry_after_s=1.5 if drawn < 0.85 else None,
+                    )
+                )
             else:
                 await self._twice(CompleteTask(task_id=task.task_id, lease=task.lease, worker_id=self.name))
         except StaleLease:

@@ -15,6 +15,7 @@ from coordinator.commands.container import CreateContainer
 from coordinator.commands.pool import AllocatePool, ReleasePool
 from coordinator.commands.service import RegisterService
 from coordinator.commands.task import CancelTask, ClaimTasks, CompleteTask, FailTask, SubmitTask
+from coordinator.commands.task_pause import PauseTask, ResumeTask
 from coordinator.deciders.task import DIRECT
 from events import codec
 from events.codec import seconds_of
@@ -54,6 +55,7 @@ from events.task import (
     TaskSubmitted,
     TaskTimedOut,
 )
+from events.task_pause import TaskPaused, TaskResumed
 from events.worker import WorkerLost
 from projections.source import Record
 from projections.store.port import KINDS
@@ -74,6 +76,8 @@ _LOST: dict[type[Any], Watched] = {
     WorkerLost: Watched.WORKER,
     NodeLost: Watched.NODE,
 }
+CLOCKS_S = 0.001
+"""What a time in the journal, in microseconds, may be off."""
 TERMINAL = (TaskCompleted, TaskFailed, TaskCancelled, TaskTimedOut)
 
 
@@ -218,6 +222,8 @@ class History:
         self._places: dict[str, str] = {}
         self._noticed: dict[Watched, float] = {}
         """When the last mass silence of a kind was noticed."""
+        self.lost: Counter[str] = Counter()
+        self._retries = Retries()
 
     def take(self, envelope: Envelope, sequence: int) -> None:
         """Apply one event."""
@@ -234,6 +240,7 @@ class History:
             _broken(Promise.FORBIDDEN, f"{envelope} was caused by someone who may do nothing")
         if isinstance(event, TaskEvent):
             self._count(event, envelope.actor, time)
+            self._retries.take(event, time)
             self._task(event, sequence)
         elif isinstance(event, ContainerEvent):
             self._container(event)
@@ -273,7 +280,7 @@ class History:
         if isinstance(event, TaskStarted) and time < self._first_starts[task_id]:
             _broken(Promise.NOT_BEFORE, f"{event} came {self._first_starts[task_id] - time:.3f} s too early")
         waiting = self._pending[self._submitter[task_id]]
-        if isinstance(event, TaskAttemptFailed):
+        if isinstance(event, TaskAttemptFailed) or (isinstance(event, TaskPaused) and event.lease):
             waiting.add(task_id)
         elif isinstance(event, (TaskStarted, *TERMINAL)):
             waiting.discard(task_id)
@@ -290,7 +297,9 @@ class History:
             if self._queues[event.task_id] in self._paused and event.claim_id != DIRECT:
                 _broken(Promise.PAUSED, f"{event} is of queue {self._queues[event.task_id]!r}, which is paused")
             self._start(event, sequence)
-        elif isinstance(event, (TaskCompleted, TaskFailed, TaskAttemptFailed, TaskTimedOut)):
+        elif isinstance(event, (TaskCompleted, TaskFailed, TaskAttemptFailed, TaskTimedOut)) or (
+            isinstance(event, TaskPaused) and event.lease
+        ):
             if event.lease != held:
                 _broken(Promise.LEASE, f"{event} was accepted, but {held or 'no lease'} was held")
             self._end(event.task_id)
@@ -395,7 +404,11 @@ class History:
                 kept = _has(self.tasks[command.task_id], TaskCompleted, command.lease)
             case FailTask():
                 ended = self.tasks[command.task_id]
-                kept = _has(ended, TaskAttemptFailed, command.lease) or _has(ended, TaskFailed, command.lease)
+                kept = any(_has(ended, kind, command.lease) for kind in (TaskAttemptFailed, TaskFailed, TaskPaused))
+            case PauseTask():
+                kept = any(isinstance(event, TaskPaused) for event in self.tasks[command.task_id])
+            case ResumeTask():
+                kept = any(isinstance(event, TaskResumed) for event in self.tasks[command.task_id])
             case AllocatePool() if answer:
                 kept = any(
                     isinstance(one, PoolAllocated) and one.request_id == command.request_id for one, _ in self.others
@@ -406,6 +419,54 @@ class History:
                 )
         if not kept:
             _broken(Promise.ACKNOWLEDGED, f"{command} was acknowledged but is not in the journal")
+
+
+class Retries:
+    """What each task may do next as far as its retries and pauses go, derived event by event."""
+
+    def __init__(self) -> None:
+        self._most: dict[str, int] = {}
+        self._failures: Counter[str] = Counter()
+        self._not_before: dict[str, float] = {}
+        self._paused: set[str] = set()
+
+    def take(self, event: TaskEvent, time: float) -> None:
+        """Apply one event of a task."""
+        task_id = event.task_id
+        match event:
+            case TaskSubmitted():
+                self._most[task_id] = event.max_retries
+                self._failures[task_id] = 0
+                self._paused.discard(task_id)
+                self._not_before.pop(task_id, None)
+            case TaskStarted():
+                if task_id in self._paused:
+                    _broken(Promise.TASK_PAUSED, f"{event} came while {task_id} was paused")
+                if time < self._not_before.get(task_id, time):
+                    _broken(Promise.RETRIES, f"{event} came at {time}, before {self._not_before[task_id]}")
+            case TaskAttemptFailed():
+                self._not_before[task_id] = event.retry_at
+                asked_s = event.retry_after_s or 0.0
+                if event.retry_at < time + asked_s - CLOCKS_S:
+                    _broken(Promise.RETRIES, f"{event} at {time} does not wait for {asked_s} s")
+                if event.reason != "released":
+                    if self._failures[task_id] >= self._most[task_id]:
+                        _broken(Promise.RETRIES, f"{event} is one retry more than {task_id} has")
+                    self._failures[task_id] += 1
+            case TaskPaused():
+                if event.lease:
+                    if self._failures[task_id] < self._most[task_id]:
+                        _broken(Promise.RETRIES, f"{event} came although {task_id} had retries left")
+                    self._failures[task_id] += 1
+                    self._not_before.pop(task_id, None)
+                self._paused.add(task_id)
+            case TaskResumed():
+                if task_id not in self._paused:
+                    _broken(Promise.TASK_PAUSED, f"{event} came while {task_id} was not paused")
+                self._most[task_id] += event.more_retries
+                self._paused.discard(task_id)
+            case _:
+                pass
 
 
 def _has(events: list[TaskEvent], kind: type[Any], lease: str) -> bool:

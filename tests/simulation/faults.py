@@ -35,7 +35,7 @@ ENDS_REIGNS = (
 
 OUTCOMES = (
     "stale_refused", "cancelled", "repeated", "repeated_after_eviction", "withdrawn", "forbidden", "over_quota",
-    "memory_full", "switched_off", "snapshot_used",
+    "memory_full", "switched_off", "snapshot_used", "paused", "resumed", "requeued",
 )  # fmt: skip
 """Effects that users see, counted with the faults."""
 EVENTS = (
@@ -45,7 +45,8 @@ EVENTS = (
     "inbox.recorded", "inbox.refused", "lost_after_mass_silence", "node.lost", "node.returned", "pool.allocated",
     "schedule.deleted", "schedule.fired", "schedule.paused", "schedule.queued", "schedule.skipped",
     "service.health_changed", "task.attempt_failed", "task.cancelled", "task.extended", "task.failed",
-    "task.progressed", "task.report_refused", "task.timed_out", "worker.left", "worker.lost",
+    "task.progressed", "task.paused", "task.report_refused", "task.resumed", "task.timed_out", "worker.left",
+    "worker.lost",
 )  # fmt: skip
 """Events that must occur over many seeds; otherwise the runs cover too little."""
 

@@ -20,6 +20,7 @@ from coordinator.deciders import schedule as schedules
 from coordinator.deciders import supervision
 from coordinator.deciders import task as decide
 from coordinator.deciders.deadlines import Deadlines
+from coordinator.deciders.retries import backoff_s
 from coordinator.deciders.signs import Signs
 from coordinator.deciders.sources import Sources
 from coordinator.engine.engine import Engine
@@ -30,9 +31,11 @@ from coordinator.journal.stream import NatsJournal
 from coordinator.leadership.lease import Lease
 from coordinator.node.node_agent import NodeAgent
 from events.container import ContainerStatus
-from events.task import TaskStatus
-from projections import container, task
+from events.task import TaskAttemptFailed, TaskStatus
+from projections import container
+from projections import task as projected
 from projections.considered import Considered
+from projections.indexes import Indexes
 from projections.store.memory import MemoryStore
 from projections.store.port import state_rows
 from projections.world import World
@@ -314,12 +317,12 @@ def reason_undeclared() -> Iterator[None]:
 @contextmanager
 def delay_forgotten() -> Iterator[None]:
     """The fold makes a delayed task ready at once."""
-    original = task._submitted
+    original = projected._submitted
 
     def submitted(event: TaskSubmitted, stamp: Stamp) -> Task:
         return msgspec.structs.replace(original(event, stamp), retry_at=0.0)
 
-    with mock.patch.object(task, "_submitted", submitted):
+    with mock.patch.object(projected, "_submitted", submitted):
         yield
 
 
@@ -353,6 +356,26 @@ def pause_ignored() -> Iterator[None]:
 
 
 @contextmanager
+def paused_is_ready() -> Iterator[None]:
+    """A paused task waits like any other, and a worker gets it."""
+    original = Indexes._wait
+
+    def wait(self: Indexes, task: Task) -> None:
+        original(self, msgspec.structs.replace(task, paused_at=None))
+
+    def no_longer_wait(self: Indexes, task: Task) -> None:
+        no_longer(self, msgspec.structs.replace(task, paused_at=None))
+
+    no_longer = Indexes._no_longer_wait
+    with (
+        mock.patch.object(Indexes, "_wait", wait),
+        mock.patch.object(Indexes, "_no_longer_wait", no_longer_wait),
+        mock.patch.object(projected, "_wrongly"),
+    ):
+        yield
+
+
+@contextmanager
 def shares_forgotten() -> Iterator[None]:
     """An instance that begins with a snapshot does not know what was used before."""
     original = World.restore
@@ -363,6 +386,22 @@ def shares_forgotten() -> Iterator[None]:
         return world
 
     with mock.patch("tests.simulation.cluster._restore", restore):
+        yield
+
+
+@contextmanager
+def retry_not_awaited() -> Iterator[None]:
+    """What a handler says about when to retry is recorded, and not done."""
+
+    def failed_attempt(task: Task, *given: Any, **more: Any) -> Any:
+        event = decided(task, *given, **more)
+        if not isinstance(event, TaskAttemptFailed):
+            return event
+        now, rules = given[3], given[4]
+        return msgspec.structs.replace(event, retry_at=now + backoff_s(task, rules))
+
+    decided = decide.failed_attempt
+    with mock.patch.object(decide, "failed_attempt", failed_attempt):
         yield
 
 
@@ -397,27 +436,32 @@ PLANTED: dict[str, Callable[[], AbstractContextManager[None]]] = {
         missed_slots_lost,
         pause_ignored,
         shares_forgotten,
+        paused_is_ready,
+        retry_not_awaited,
     )
 }
 """Every bug by its name."""
 
 FOUND_FROM = {
+    "answer_before_commit": 6,
     "pause_ignored": 1,
     "shares_forgotten": 4,
-    "capacity_freed_twice": 32,
-    "eviction_by_wall_clock": 14,
+    "capacity_freed_twice": 83,
+    "eviction_by_wall_clock": 28,
     "freshness_unchecked": 5,
-    "lease_never_minded": 106,
+    "lease_never_minded": 128,
+    "lease_unchecked": 6,
     "load_unrecorded": 12,
     "nothing_withheld": 5,
-    "old_reign_believed": 650,
-    "older_epoch_obeyed": 12,
+    "old_reign_believed": 679,
+    "older_epoch_obeyed": 76,
     "position_outside_transaction": 16,
-    "reason_forgotten": 3,
+    "reason_forgotten": 5,
+    "repeat_re_decided": 15,
     "spared_forgotten": 35,
     "tombstones_forgotten": 1,
-    "twin_by_grace": 93,
-    "unread_removed": 22,
-    "withdrawal_ignored": 34,
+    "twin_by_grace": 128,
+    "unread_removed": 26,
+    "withdrawal_ignored": 36,
 }
 """Where to begin the search for a bug, if not at seed 0: the seed that showed it last."""

@@ -12,6 +12,8 @@ class Promise(Enum):
     ONE_ANSWER = "a request has one answer"
     ONCE = "a command is executed once"
     ONE_END = "a task has one end"
+    TASK_PAUSED = "a paused task is given to no worker until it is resumed"
+    RETRIES = "a task is retried as often as it may be, and no sooner"
     LEASE = "only the lease holder can report on a task"
     CAPACITY = "allocations never exceed capacity"
     ONE_CONTAINER = "one generation of a container runs, once"

@@ -378,7 +378,9 @@ _COMPARED = frozenset({
 """Final states: a command about such a state has one answer."""
 
 
-_FOR_NOW = frozenset({"no_room", "not_startable", "not_running", "not_paused", "quota", "queue_full", "unknown_queue"})
+_FOR_NOW = frozenset({
+    "no_room", "not_startable", "not_running", "not_paused", "not_pending", "quota", "queue_full", "unknown_queue",
+})  # fmt: skip
 """Reasons of temporary refusals: they are not remembered, and the same request may be accepted later."""
 
 

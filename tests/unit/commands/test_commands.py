@@ -60,6 +60,8 @@ def test_orders_that_make_nothing_with_an_id_are_remembered() -> None:
         "ResumeSchedule",
         "ExtendTask",
         "FailTask",
+        "PauseTask",
+        "ResumeTask",
         "ReleaseTask",
         "ReleasePool",
     }

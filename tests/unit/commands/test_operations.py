@@ -30,7 +30,11 @@ IMPOSSIBLE = {
     ("read.get", "bad_kind"): "the type of `kind` has the same names as the table of the store",
     ("read.list", "bad_kind"): "as above",
     ("read.count", "bad_kind"): "as above",
+    ("read.dead", "bad_kind"): "it is of tasks",
+    ("read.dead_letter", "bad_kind"): "as above",
+    ("read.dead_letter", "bad_number"): "its limits are constants",
     ("schedule.define", "bad_priority"): "the priority of a schedule's tasks is a number",
+    ("schedule.define", "bad_retry"): "its tasks have no retry policy of their own",
 }
 """What the syntax shows and cannot happen."""
 

@@ -65,13 +65,15 @@ def started(task_id: str = "t", lease: str = "c.1.1", **others: Any) -> TaskStar
 
 
 def attempt_failed(task_id: str = "t", lease: str = "c.1.1", **others: Any) -> TaskAttemptFailed:
-    return TaskAttemptFailed(
-        **{"task_id": task_id, "lease": lease, "error": "boom", "reason": "failed", "retry_at": BEGIN, **others}
-    )
+    attempt = 0 if others.get("reason") == "released" else int(lease.rpartition(".")[2])
+    usual = {"error": "boom", "reason": "failed", "retry_at": BEGIN, "attempt": attempt}
+    return TaskAttemptFailed(**{"task_id": task_id, "lease": lease, **usual, **others})
 
 
 def failed(task_id: str = "t", lease: str = "c.1.1", **others: Any) -> TaskFailed:
-    return TaskFailed(**{"task_id": task_id, "lease": lease, "error": "boom", "reason": "failed", **others})
+    attempt = int(lease.rpartition(".")[2])
+    usual = {"error": "boom", "reason": "failed", "attempt": attempt}
+    return TaskFailed(**{"task_id": task_id, "lease": lease, **usual, **others})
 
 
 def completed(task_id: str = "t", lease: str = "c.1.1", **others: Any) -> TaskCompleted:

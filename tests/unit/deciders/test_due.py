@@ -94,7 +94,7 @@ def test_an_attempt_that_runs_too_long_ends_its_task() -> None:
     """Measured by commit time from its start, with the evidence."""
     facts = (TIMED, at(1.0, started()))
     assert owed(*facts, now=10.9) == []
-    assert owed(*facts, now=11.0) == [TaskTimedOut(task_id="t", lease="c.1.1", ran_for_s=10.0, limit_s=10.0)]
+    assert owed(*facts, now=11.0) == [TaskTimedOut(task_id="t", lease="c.1.1", ran_for_s=10.0, limit_s=10.0, attempt=1)]
 
 
 def test_an_attempt_is_given_its_whole_time() -> None:

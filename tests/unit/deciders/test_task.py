@@ -11,8 +11,8 @@ from msgspec.structs import replace
 
 from coordinator.commands.task import CancelTask, ProgressTask, ReleaseTask, SubmitTask
 from coordinator.deciders.dispatch import answer
+from coordinator.deciders.retries import backoff_s
 from coordinator.deciders.rules import DecisionContext, Rules
-from coordinator.deciders.task import backoff_s
 from events.base import Event
 from events.coordinator import CoordinatorStarted
 from events.task import (
@@ -108,6 +108,7 @@ def test_submitting_the_same_task_again_is_already_so(later: tuple[Event, ...]) 
         ({"resources": resources(cpu=1)}, "resources"),
         ({"payload": payload("[1]")}, "payload"),
         ({"idempotency_key": "k"}, "idempotency_key"),
+        ({"requeued_from": "a"}, "requeued_from"),
     ],
 )
 def test_another_task_under_the_same_id_is_refused(difference: dict[str, Any], named: str) -> None:

@@ -133,7 +133,7 @@ async def test_an_attempt_that_takes_too_long_times_out() -> None:
         (task,) = await rig.order(claim())
         rig.hands.turn(6.0)
         await rig.settle()
-        assert rig.events()[-1] == TaskTimedOut(task_id="t", lease=task.lease, ran_for_s=6.0, limit_s=5.0)
+        assert rig.events()[-1] == TaskTimedOut(task_id="t", lease=task.lease, ran_for_s=6.0, limit_s=5.0, attempt=1)
         assert rig.notices == [("worker", "w", {"lost": [task.lease]})]
         assert (await rig.ask(complete(task.lease)).error()).reason == "already_ended"
 

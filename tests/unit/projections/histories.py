@@ -52,6 +52,7 @@ from events.queue import (
     QueueResumed,
 )
 from events.resources import NONE, Resources
+from events.retry import RetryPolicy
 from events.schedule import (
     ScheduleDefined,
     ScheduleDeleted,
@@ -80,6 +81,7 @@ from events.task import (
     TaskSubmitted,
     TaskTimedOut,
 )
+from events.task_pause import TaskPaused, TaskResumed
 from events.time_limits import TimeLimits
 from events.worker import WorkerDraining, WorkerLeft, WorkerLost, WorkerRegistered
 from projections.container import Container, Desired
@@ -180,6 +182,8 @@ class Historian:
             time_limits=self.random.choice(_LIMITS),
             queue=self.random.choice(("", *(name_of(one) for one in self.world.queues))),
             fairness_key=self.random.choice(("", self.pick("customer", 2))),
+            retry=self.random.choice((None, None, RetryPolicy(when_exhausted="pause"), RetryPolicy(factor=3.0))),
+            requeued_from=self.random.choice(("", "", "t0")),
         )
 
     def _some_task(self, *statuses: TaskStatus) -> Task | None:
@@ -188,7 +192,7 @@ class Historian:
 
     def start_task(self) -> Event | None:
         task = self._some_task(TaskStatus.PENDING)
-        if task is None:
+        if task is None or task.is_paused:
             return None
         attempt, claim_id = task.attempt + 1, self.pick("claim", 12)
         return TaskStarted(
@@ -212,9 +216,20 @@ class Historian:
                 error="e",
                 reason=self.random.choice(("failed", "lease_expired", "released")),
                 retry_at=self.world.time + pause_s,
+                attempt=self.random.choice((0, task.attempt)),
+                error_type=self.random.choice(("", "ValueError")),
             ),
             TaskCompleted(task_id=task_id, lease=lease, execution_time_s=1.0),
-            TaskFailed(task_id=task_id, lease=lease, error="e", reason="failed"),
+            TaskFailed(task_id=task_id, lease=lease, error="e", reason="failed", attempt=task.attempt),
+            TaskPaused(
+                task_id=task_id,
+                reason="retries_exhausted",
+                lease=lease,
+                cause="failed",
+                error="e",
+                attempt=task.attempt,
+                worker_ended=self.random.random() < 0.5,
+            ),
             TaskTimedOut(task_id=task_id, lease=lease, ran_for_s=2.0, limit_s=1.0),
             TaskProgressed(
                 task_id=task_id,
@@ -225,6 +240,15 @@ class Historian:
             ),
             TaskExtended(task_id=task_id, lease=lease, by_s=self.random.choice((0.5, 60.0))),
         ))  # fmt: skip
+
+    def pause_or_resume_task(self) -> Event | None:
+        task = self._some_task(TaskStatus.PENDING)
+        if task is None:
+            return None
+        if not task.is_paused:
+            return TaskPaused(task_id=task.task_id, reason="r")
+        payload = self.random.choice((None, *_PAYLOADS))
+        return TaskResumed(task_id=task.task_id, payload=payload, more_retries=self.random.randint(0, 2))
 
     def cancel_task(self) -> Event | None:
         task = self._some_task(TaskStatus.PENDING, TaskStatus.RUNNING)
@@ -467,6 +491,7 @@ _HAPPENINGS: tuple[Callable[[Historian], Event | None], ...] = (
     Historian.start_task,
     Historian.end_attempt,
     Historian.cancel_task,
+    Historian.pause_or_resume_task,
     Historian.refuse_report,
     Historian.change_worker,
     Historian.change_node,
@@ -480,4 +505,4 @@ _HAPPENINGS: tuple[Callable[[Historian], Event | None], ...] = (
     Historian.change_coordinator,
     Historian.forget_keys,
 )
-_WEIGHTS = (16, 14, 11, 1, 3, 2, 2, 10, 4, 2, 3, 3, 2, 2, 0.5, 0.5)
+_WEIGHTS = (16, 14, 11, 1, 4, 3, 2, 2, 10, 4, 2, 3, 3, 2, 2, 0.5, 0.5)

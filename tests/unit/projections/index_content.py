@@ -65,6 +65,7 @@ def content_of(indexes: Indexes) -> dict[str, Any]:
         "is accounted": indexes.is_accounted,
         "ready count": indexes.ready,
         "parked": indexes.parked_members,
+        "paused": set(indexes.paused),
         "tasks": {status: set(ids) for status, ids in indexes.tasks.items()},
         "pending by": (indexes.pending_by_tenant, indexes.pending_by_source),
         "payload bytes": (
@@ -117,7 +118,7 @@ def content_from(world: World) -> dict[str, Any]:
     tasks, now = list(world.tasks.values()), world.indexes.now
     pending = [task for task in tasks if task.status is TaskStatus.PENDING]
     running = [task for task in tasks if task.status is TaskStatus.RUNNING]
-    ready = [task for task in pending if task.retry_at <= now]
+    ready = [task for task in pending if task.retry_at <= now and not task.is_paused]
     services = [service for service in world.services.values() if not service.is_ended]
     active = [one for one in world.schedules.values() if one.status is ScheduleStatus.ACTIVE]
     waiting = {one.schedule_id: one.last_task_id for one in active if one.queued}
@@ -169,7 +170,8 @@ def content_from(world: World) -> dict[str, Any]:
         "running in": dict(Counter(one for task in running for one in accounts_of(task))) if is_accounted else {},
         "is accounted": is_accounted,
         "ready count": len(ready),
-        "parked": {task.task_id: task for task in pending if task.retry_at > now},
+        "parked": {task.task_id: task for task in pending if task.retry_at > now and not task.is_paused},
+        "paused": {task.task_id for task in pending if task.is_paused},
         "tasks": {status: {task.task_id for task in tasks if task.status is status} for status in TaskStatus},
         "pending by": (dict(Counter(t.tenant for t in pending)), dict(Counter(t.source for t in pending))),
         "payload bytes": (
@@ -290,7 +292,12 @@ def deadline(task: Task) -> tuple[float, int, str]:
         ends.append(task.started_at + task.timeout_s + task.extended_s)
     if limits is not None and limits.finish_within_s is not None:
         ends.append(max(task.submitted_at, task.not_before or 0.0) + limits.finish_within_s)
-    if limits is not None and limits.start_within_s is not None and task.status is TaskStatus.PENDING:
+    if (
+        limits is not None
+        and limits.start_within_s is not None
+        and task.status is TaskStatus.PENDING
+        and not task.is_paused
+    ):
         ends.append(max(task.submitted_at, task.retry_at) + limits.start_within_s)
     return (min(ends), task.attempt, task.task_id)
 

@@ -18,6 +18,7 @@ from events.task import (
     TaskStarted,
     TaskSubmitted,
 )
+from events.task_pause import TaskPaused, TaskResumed
 from events.worker import WorkerLeft, WorkerRegistered
 from projections.indexes import Indexes
 from projections.ready import ORDERINGS, ShapeKey, priority_key, walk
@@ -384,3 +385,17 @@ def test_new_indexes_hold_nothing() -> None:
     assert content_of(indexes) == content_from(World())
     assert indexes.ready == 0
     assert list(walk(indexes.parked)) == []
+
+
+def test_a_task_that_was_paused_and_resumed_is_ready_once() -> None:
+    """The key that it had before its pause does not make it appear twice."""
+    scribe = write(*(TaskSubmitted(task_id=name, task_name="n") for name in "abc"))
+    world = scribe.world
+    list(world.indexes.lanes.usual.in_order("fifo"))
+    for _ in range(3):
+        scribe.commit(TaskPaused(task_id="b", reason="r"))
+        assert world.indexes.ready == 2
+        scribe.commit(TaskResumed(task_id="b"))
+    (shape,) = world.indexes.lanes.usual.shapes.values()
+    for ordering in ("fifo", "priority"):
+        assert [task.task_id for _, task in shape.ordered(ordering)] == ["a", "b", "c"]

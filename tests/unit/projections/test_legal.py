@@ -43,6 +43,7 @@ from events.task import (
     TaskSubmitted,
     TaskTimedOut,
 )
+from events.task_pause import TaskPaused, TaskResumed
 from events.worker import WorkerDraining, WorkerLeft, WorkerLost, WorkerRegistered
 from projections import container, node, service, task, worker
 from projections.node import NodeStatus
@@ -66,6 +67,9 @@ FAILED = TaskFailed(task_id="x", lease="c.1", error="e", reason="failed")
 CANCELLED = TaskCancelled(task_id="x")
 EXTENDED = TaskExtended(task_id="x", lease="c.1", by_s=5.0)
 TIMED_OUT = TaskTimedOut(task_id="x", lease="c.1", ran_for_s=2.0, limit_s=1.0)
+TASK_PAUSED = TaskPaused(task_id="x", reason="r")
+EXHAUSTED = TaskPaused(task_id="x", reason="retries_exhausted", lease="c.1", cause="failed", error="e", attempt=1)
+TASK_RESUMED = TaskResumed(task_id="x")
 REPORT_REFUSED = TaskReportRefused(task_id="x", lease="c.0", outcome="completed", worker_id="w")
 
 CREATED = ContainerCreated(container_id="x", agent_id="a", agent_type="task_agent", node_id="n")
@@ -145,6 +149,9 @@ KINDS = {
             (CANCELLED, {T.PENDING: T.CANCELLED, T.RUNNING: T.CANCELLED}),
             (TIMED_OUT, {T.PENDING: T.TIMEOUT, T.RUNNING: T.TIMEOUT}),
             (EXTENDED, {T.RUNNING: T.RUNNING}),
+            (TASK_PAUSED, {T.PENDING: T.PENDING}),
+            (EXHAUSTED, {T.RUNNING: T.PENDING}),
+            (TASK_RESUMED, {}),  # of a task that is not paused
             (REPORT_REFUSED, same(T)),
         ],
     ),
@@ -298,6 +305,17 @@ def test_a_task_ends_once(ended: TaskStatus, event: Event) -> None:
     scribe = write(*KINDS["task"].paths[ended])
     with pytest.raises(Corrupt):
         scribe.commit(event)
+
+
+@pytest.mark.parametrize("event", [STARTED, TASK_PAUSED, EXHAUSTED])
+def test_a_paused_task_is_neither_started_nor_paused_again(event: Event) -> None:
+    """It has to be resumed first."""
+    scribe = write(SUBMITTED, TASK_PAUSED)
+    with pytest.raises(Corrupt, match=r"task\.(started|paused)"):
+        scribe.commit(event)
+    scribe.commit(TASK_RESUMED)
+    scribe.commit(STARTED)
+    assert scribe.world.tasks["x"].status is T.RUNNING
 
 
 @pytest.mark.parametrize("status", [T.PENDING, T.RUNNING])

@@ -6,15 +6,18 @@ import heapq
 from itertools import islice
 
 import msgspec
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from events.base import Position
 from events.resources import Resources
 from events.task import TaskCancelled, TaskStatus, TaskSubmitted
-from projections.ready import ORDERINGS, ReadyTasks, ShapeKey, fifo_key, priority_key, shape_of, walk
+from projections import ready
+from projections.ready import ORDERINGS, ReadyTasks, ShapeKey, aged, fifo_key, key_in, priority_key, shape_of, walk
 from projections.task import Task
-from tests.specification import Scribe
+from tests.specification import Scribe, write
+from tests.unit.deciders.facts import started, submitted, worker
 from tests.unit.projections.index_content import assert_bounded, found_in_order
 
 KEY = ShapeKey("n", "", Resources())
@@ -121,3 +124,20 @@ def test_tasks_of_one_shape_may_run_on_the_same_workers() -> None:
     assert shape_of(msgspec.structs.replace(one, task_type="y")) != KEY
     assert shape_of(msgspec.structs.replace(one, resources=Resources(gpus=1))) != KEY
     assert shape_of(msgspec.structs.replace(one, priority=9, tenant="x", attempt=3, timeout_s=1.0)) == KEY
+
+
+@pytest.mark.parametrize("exact", [5000, 10])
+def test_how_many_are_before_a_task_is_counted(exact: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Exactly up to a number; beyond it, what has gone since may be taken off where it was not."""
+    monkeypatch.setattr(ready, "EXACT", exact)
+    scribe = write(worker(), *(submitted(f"t{number:03}", priority=number % 7) for number in range(200)))
+    for ordering in (*ORDERINGS, aged(60.0)):
+        scribe.world.indexes.lanes.usual.in_order(ordering)
+    gone = [f"t{number:03}" for number in range(3, 200, 5)]
+    scribe.commit(*(started(task_id, lease=f"{task_id}.1.1") for task_id in gone))
+    tasks = [task for task in scribe.world.tasks.values() if task.status is TaskStatus.PENDING]
+    for ordering in (*ORDERINGS, aged(60.0)):
+        in_order = sorted(tasks, key=key_in(ordering))
+        for place, task in enumerate(in_order):
+            found = scribe.world.indexes.lanes.ahead_of(task, ordering)
+            assert found == place or (place > exact - len(gone) and place - len(gone) <= found < place)

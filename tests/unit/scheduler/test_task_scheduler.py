@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import copy
+import dataclasses
 from typing import TYPE_CHECKING
 
 import pytest
 
 from coordinator.commands.task import SubmitTask
 from coordinator.deciders.rules import Rules
-from coordinator.scheduler import SchedulingStrategy, TaskScheduler, TaskStatus
+from coordinator.scheduler import RetryPolicy, SchedulingStrategy, TaskInfo, TaskScheduler, TaskStatus
 from events.errors import Corrupt, NotFound, Refused, StaleLease
 from events.task import Payload
 from tests.facades import Here, opened_here
@@ -175,13 +177,101 @@ async def test_failures_and_retries(here: Here) -> None:
     assert await scheduler.fail_task(other, "nonsense", retry=False) is TaskStatus.FAILED
 
 
-async def test_counting_a_retry_is_the_callers_own(scheduler: TaskScheduler) -> None:
-    """`increment_retry` changes only the object; only `fail_task` changes the coordinator's count."""
+@pytest.mark.parametrize("here", [SOON], indirect=True)
+async def test_a_retry_puts_a_held_task_back_into_the_queue(here: Here) -> None:
+    """As the requirements write it: without `await`; the next claim gets it, and the count is that of the queue."""
+    scheduler = TaskScheduler(here.app)
     task_id = await scheduler.submit_task("a", max_retries=1)
-    task = await scheduler.get_task(task_id)
-    task.increment_retry()
-    assert not task.can_retry()
-    assert (await scheduler.get_task(task_id)).can_retry()
+    task = await scheduler.get_next_task("worker_1")
+    assert task is not None
+    if task.can_retry():
+        task.increment_retry()
+    again = await scheduler.get_next_task("worker_1", wait_s=5)
+    assert again is not None
+    assert (again.task_id, again.attempt, again.retry_count, again.max_retries) == (task_id, 2, 1, 1)
+    assert (task.retry_count, again.can_retry()) == (1, False)
+    assert again.attempts[0].error == "the program that held it asked for a retry"
+    with pytest.raises(Refused, match="was retried 1 times of at most 1"):
+        again.increment_retry()
+
+
+@pytest.mark.parametrize("here", [SOON], indirect=True)
+async def test_a_retry_of_what_is_back_already_changes_nothing(here: Here) -> None:
+    """A program that reports the failure itself, and then follows the sample, fails one attempt and not two."""
+    scheduler = TaskScheduler(here.app)
+    task_id = await scheduler.submit_task("a", max_retries=3)
+    task = await scheduler.get_next_task("worker_1")
+    assert task is not None
+    await scheduler.fail_task(task_id, "no disk")
+    assert await task.increment_retry() == task_id
+    now = await scheduler.get_task(task_id)
+    assert (now.status, now.retry_count, [one.error for one in now.attempts]) == (TaskStatus.PENDING, 1, ["no disk"])
+    assert await now.increment_retry() == task_id
+    assert (await scheduler.get_task(task_id)).retry_count == 1
+
+
+@pytest.mark.parametrize("here", [SOON], indirect=True)
+async def test_retries_are_counted_without_the_failure_that_led_to_none(here: Here) -> None:
+    """A task that failed for good was retried once less often than it failed."""
+    scheduler = TaskScheduler(here.app)
+    for retries in (0, 1):
+        task_id = await scheduler.submit_task("a", max_retries=retries)
+        for _ in range(retries + 1):
+            await scheduler.fail_task(task_id, "no")
+        failed = await scheduler.get_task(task_id)
+        assert (failed.status, failed.retry_count, failed.can_retry()) == (TaskStatus.FAILED, retries, False)
+    at_once = await scheduler.submit_task("b", max_retries=3)
+    await scheduler.fail_task(at_once, "nonsense", retry=False)
+    failed = await scheduler.get_task(at_once)
+    assert (failed.retry_count, failed.max_retries, failed.can_retry()) == (0, 3, True)
+    paused = await scheduler.submit_task("c", max_retries=0, retry=RetryPolicy(when_exhausted="pause"))
+    await scheduler.fail_task(paused, "no")
+    now = await scheduler.get_task(paused)
+    assert (now.retry_count, now.can_retry()) == (0, False)
+    await scheduler.resume_task(paused, more_retries=2)
+    now = await scheduler.get_task(paused)
+    assert (now.retry_count, now.max_retries, now.can_retry()) == (1, 2, True)
+
+
+async def test_what_has_ended_well_is_not_retried(scheduler: TaskScheduler) -> None:
+    """Nor is what was cancelled."""
+    done, cancelled = await scheduler.submit_task("a"), await scheduler.submit_task("b")
+    await scheduler.complete_task(done)
+    await scheduler.cancel_task(cancelled)
+    for task_id in (done, cancelled):
+        task = await scheduler.get_task(task_id)
+        assert not task.can_retry()
+        with pytest.raises(Refused, match=r"is (completed|cancelled)"):
+            task.increment_retry()
+
+
+async def test_a_retry_needs_a_loop_and_a_scheduler(scheduler: TaskScheduler) -> None:
+    """The command has to be sent by somebody; a copy of what a scheduler returned is of none."""
+    task = await scheduler.get_task(await scheduler.submit_task("a"))
+    with pytest.raises(Refused, match="where an event loop runs"):
+        await asyncio.to_thread(task.increment_retry)
+    assert task.retry_count == 0
+    for made in (copy.deepcopy(task), copy.copy(task), TaskInfo(**dataclasses.asdict(task))):
+        assert made == task
+        with pytest.raises(Refused, match="is of no TaskScheduler"):
+            made.increment_retry()
+    here = scheduler.given_app
+    assert here is not None
+    here.is_open = False
+    with pytest.raises(Refused, match="is closed"):
+        task.increment_retry()
+
+
+async def test_only_the_holder_puts_a_running_task_back(here: Here) -> None:
+    """To another program the retry is refused; it is logged, whether it is awaited or not."""
+    scheduler = TaskScheduler(here.app)
+    task_id = await scheduler.submit_task("a")
+    claimed = await scheduler.get_next_task("worker_1")
+    assert claimed is not None
+    here.app.held.drop(task_id, claimed.lease)  # as in a process that did not claim it
+    with pytest.raises(StaleLease, match="is held by worker 'worker_1'"):
+        await claimed.increment_retry()
+    assert (await scheduler.get_task(task_id)).status is TaskStatus.RUNNING
 
 
 async def test_the_same_idempotency_key(scheduler: TaskScheduler) -> None:

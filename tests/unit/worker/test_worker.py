@@ -16,12 +16,14 @@ import pytest
 
 from coordinator.commands.payloads import payload_of, value_of
 from coordinator.commands.task import CompleteTask, FailTask, ProgressTask
-from coordinator.worker import Context, DoNotRetry, Worker, load_handlers, task
-from coordinator.worker.attempts import Attempts, error_text
+from coordinator.worker import Context, DoNotRetry, RetryAfter, Worker, load_handlers, task
+from coordinator.worker.attempts import Attempts
 from coordinator.worker.handlers import Handler, add_handler, handler_of, handlers_of
+from coordinator.worker.reported_error import error_text
 from coordinator.worker.threads import Threads
 from events.base import Position
 from events.errors import Refused, StaleLease, Unavailable
+from events.retry import RetryPolicy
 from events.task import Payload, TaskStatus
 from projections.task import Task
 
@@ -229,6 +231,7 @@ class Rig:
         self.attempts = attempts
         self.door = door
         self.handlers = handlers
+        self.retry: RetryPolicy | None = None
 
     def give(self, function: Callable[..., Any], *, lease: str = "c.1.1", payload: Payload | None = None) -> str:
         name = f"task_{lease}"
@@ -245,6 +248,7 @@ class Rig:
                 attempt=1,
                 lease=lease,
                 payload=payload,
+                retry=self.retry,
             )
         )
         return lease
@@ -659,3 +663,82 @@ async def test_threads_are_used_again() -> None:
 def test_a_long_error_is_cut() -> None:
     """The length of an error's text in the journal is limited."""
     assert len(error_text(ValueError("x" * 5000))) == 1000
+
+
+# --- what is reported of an error -------------------------------------------------------------------------------------
+
+
+class Gone(LookupError):
+    """An error of a handler."""
+
+
+def _raiser(error: BaseException) -> Any:
+    def handler(_payload: object) -> None:
+        raise error
+
+    return handler
+
+
+async def test_a_failed_attempt_is_reported_with_its_type_and_traceback(rig: Rig) -> None:
+    """The type is the qualified name of the class, without the module for a builtin one."""
+    report = await rig.outcome(_raiser(Gone("page 7")))
+    assert isinstance(report, FailTask)
+    assert (report.error, report.error_type, report.retry) == ("Gone: page 7", f"{__name__}.Gone", True)
+    assert report.traceback.startswith("Traceback (most recent call last):")
+    assert report.traceback.endswith("Gone: page 7\n")
+    builtin = await rig.outcome(_raiser(ValueError("x" * 50_000)), lease="c.2.1")
+    assert isinstance(builtin, FailTask)
+    assert (builtin.error_type, len(builtin.traceback)) == ("ValueError", 4096)
+
+
+async def test_a_handler_says_when_to_retry(rig: Rig) -> None:
+    """`RetryAfter` fails the attempt and says how long to wait; its cause is the error that is reported."""
+    report = await rig.outcome(_raiser(RetryAfter(30)))
+    assert isinstance(report, FailTask)
+    assert (report.retry_after_s, report.retry, report.error) == (30.0, True, "RetryAfter: retry after 30 s")
+
+    def limited(_payload: object) -> None:
+        try:
+            raise Gone("429")
+        except Gone as error:
+            raise RetryAfter(1.5, "too many requests") from error
+
+    report = await rig.outcome(limited, lease="c.2.1")
+    assert isinstance(report, FailTask)
+    assert (report.retry_after_s, report.error_type) == (1.5, f"{__name__}.Gone")
+    assert report.error == "RetryAfter: too many requests"
+
+
+@pytest.mark.parametrize("wrong", [-1, float("nan"), "5", None, 1e9])
+def test_a_time_to_wait_that_is_none_is_refused(wrong: Any) -> None:
+    """Where it is raised, so that the log says which handler did."""
+    with pytest.raises(Refused, match="after_s"):
+        RetryAfter(wrong)
+
+
+@pytest.mark.parametrize(
+    ("names", "retry"),
+    [((), True), (("ValueError",), True), (("Gone",), False), (("LookupError",), False), (("Exception",), False)],
+)
+async def test_a_subclass_of_an_error_that_is_not_retried_is_not_retried(
+    rig: Rig, names: tuple[str, ...], retry: bool
+) -> None:
+    """The task names a type; only the worker knows which classes are kinds of it."""
+    rig.retry = RetryPolicy(non_retryable=names)
+    report = await rig.outcome(_raiser(Gone()))
+    assert isinstance(report, FailTask)
+    assert report.retry is retry
+
+
+async def test_an_error_that_cannot_be_read_is_reported_nevertheless(rig: Rig) -> None:
+    """The exception is the user's: nothing in it keeps its attempt from being reported."""
+
+    class Odd(Exception):
+        def __str__(self) -> str:
+            raise RuntimeError
+
+    Odd.__qualname__ = "Odd\n" + "x" * 500
+    report = await rig.outcome(_raiser(Odd()))
+    assert isinstance(report, FailTask)
+    assert len(report.error_type) == 256
+    assert report.error_type.isprintable()

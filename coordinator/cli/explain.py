@@ -1,0 +1,85 @@
+"""How the explanation of a task is printed: what is in its way first, then what would change it."""
+
+from __future__ import annotations
+
+import textwrap
+from typing import TYPE_CHECKING
+
+import click
+
+from coordinator.cli.output import show, show_json
+from coordinator.commands.explain import Tier
+from coordinator.terminal import clean
+from events.task import TaskStatus
+
+if TYPE_CHECKING:
+    from coordinator.commands.explain import Blocker, Explanation
+
+WIDTH = 80
+BLOCKERS_SHOWN = 3
+_HEADS = {
+    Tier.NEVER: "it can never run as things are",
+    Tier.OPERATOR: "somebody has to act",
+    Tier.ITSELF: "this clears by itself",
+}
+
+
+def show_explanation(found: Explanation, *, output: str, as_json: bool) -> None:
+    """Print an explanation for people, or as JSON."""
+    if as_json or output == "json":
+        show_json(found)
+        return
+    _line(f"{found.task_id}: {found.status.value} for {age(found.for_s)}", indent=0)
+    if found.status is not TaskStatus.PENDING:
+        _line(found.summary, indent=2)
+        return
+    if not found.reasons:
+        _line(found.summary, indent=2)
+    for tier, head in _HEADS.items():
+        reasons = [reason for reason in found.reasons if reason.tier is tier]
+        if reasons:
+            click.echo(f"{head}:")
+        for reason in reasons:
+            _line(f"{reason.code}: {reason.text}", indent=2)
+            if reason.blockers:
+                shown = ", ".join(map(_blocker, reason.blockers[:BLOCKERS_SHOWN]))
+                more = len(reason.blockers) - BLOCKERS_SHOWN
+                _line(f"in the way: {shown}{f' and {more} more' if more > 0 else ''}", indent=4)
+            if reason.change:
+                _line(f"to change it: {reason.change}", indent=4)
+    _line(f"queue {found.queue}, policy {found.policy}{_place(found)}", indent=0)
+    if found.workers:
+        click.echo()
+        columns = (
+            ("worker", lambda one: one.worker_id),
+            ("fits", lambda one: "yes" if one.fits else "no"),
+            ("against", lambda one: "; ".join(one.against.values())),
+        )
+        show(found.workers, columns, output=output, as_json=as_json)
+
+
+def age(seconds: float) -> str:
+    """Return a duration in its largest unit."""
+    for unit, size in (("d", 86_400), ("h", 3600), ("min", 60)):
+        if seconds >= size:
+            return f"{seconds / size:.1f} {unit}"
+    return f"{seconds:.1f} s"
+
+
+def _place(found: Explanation) -> str:
+    place = "" if found.ahead is None else f", {found.ahead} before it"
+    if found.starts_in_s is None:
+        return place
+    if not found.estimated_from:
+        return f"{place}, may start at once"
+    return f"{place}, may start in {age(found.starts_in_s)} (from {found.estimated_from} runs)"
+
+
+def _blocker(one: Blocker) -> str:
+    return f"{one.kind} {one.id}" + ("" if one.for_s is None else f" ({age(one.for_s)})")
+
+
+def _line(text: str, *, indent: int) -> None:
+    pad = " " * indent
+    for line in textwrap.wrap(clean(text), WIDTH, initial_indent=pad, subsequent_indent=pad + "  "):
+        click.echo(line)

@@ -1,0 +1,315 @@
+"""
+Why a task is where it is: what is in its way, what would change that, and when it may start. Pure.
+
+Every rule that can keep a task from a worker has a function here that says so; what `sources` and `matching` skip
+without a word is named with the values that decided it.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from difflib import get_close_matches
+from itertools import islice
+from typing import TYPE_CHECKING
+
+from coordinator.commands.explain import Blocker, Explanation, Reason, Tier, WorkerFit
+from coordinator.deciders.housing import SERVING, said_of
+from coordinator.deciders.rules import present_s
+from coordinator.deciders.sources import ordering_of
+from events.queue import DEFAULT
+from events.resources import NONE, Resources
+from events.task import TaskStatus
+from projections.queue import policy_of
+from projections.worker import WorkerStatus
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from coordinator.deciders.rules import Rules
+    from coordinator.deciders.signs import Signs
+    from projections.task import Task
+    from projections.worker import WorkerState
+    from projections.world import World
+
+MOST_BLOCKERS = 10
+MOST_WORKERS_SHOWN = 20
+RUNS_LOOKED_AT = 2000
+"""The newest ended tasks that are looked at for an estimate, and how many of them are enough."""
+RUNS_ENOUGH = 100
+
+_TIERS = list(Tier)
+FITS = "fits"
+_PERMANENT = frozenset({"other_names", "too_small"})
+"""What a worker will never do for this task, as it is registered."""
+
+
+def explain(world: World, signs: Signs, task: Task, rules: Rules, heard_now: float) -> Explanation:
+    """Explain one task."""
+    if task.is_ended:
+        return _ended(task, world.indexes.now)
+    if task.status is TaskStatus.RUNNING:
+        return _running(world, signs, task, heard_now)
+    return _pending(world, signs, task, rules, heard_now)
+
+
+def _ended(task: Task, now: float) -> Explanation:
+    ended_at = task.ended_at or now
+    what = "ran out of time" if task.status is TaskStatus.TIMEOUT else task.status.value
+    when = f"in attempt {task.attempt}" if task.attempt else "before it began"
+    summary = f"{what} {when}, told by {task.ended_by or 'nobody known'}"
+    if task.error:
+        summary += f": {task.error}"
+    return Explanation(
+        task_id=task.task_id,
+        status=task.status,
+        summary=summary,
+        for_s=max(0.0, now - ended_at),
+        queue=task.queue or DEFAULT,
+    )
+
+
+def _running(world: World, signs: Signs, task: Task, heard_now: float) -> Explanation:
+    now = world.indexes.now
+    since = task.started_at if task.started_at is not None else now
+    silent_s = signs.silent_for(signs.leases, task.lease, heard_now)
+    summary = f"runs on worker {task.worker_id}, attempt {task.attempt}, last heard {max(0.0, silent_s):.1f} s ago"
+    return Explanation(
+        task_id=task.task_id,
+        status=task.status,
+        summary=summary,
+        for_s=max(0.0, now - since),
+        queue=task.queue or DEFAULT,
+    )
+
+
+def _pending(world: World, signs: Signs, task: Task, rules: Rules, heard_now: float) -> Explanation:
+    indexes, policy = world.indexes, policy_of(world.queues, task.queue)
+    fits = {
+        worker.worker_id: dict(_against(world, signs, task, worker, rules, heard_now))
+        for worker in world.workers.values()
+        if not worker.is_ended
+    }
+    counts = Counter(code for against in fits.values() for code in against or (FITS,))
+    is_ready = indexes.lanes.has(task)
+    ahead = indexes.lanes.ahead_of(task, ordering_of(policy, "")) if is_ready else None
+    reasons = sorted(
+        (
+            *_of_task(world, task),
+            *_of_queue(world, task),
+            *_of_fleet(world, task, rules),
+            *_of_workers(world, task, fits),
+            *_of_order(world, task, ahead, counts),
+        ),
+        key=lambda reason: _TIERS.index(reason.tier),
+    )
+    estimate = None
+    runs = 0
+    if ahead is not None and not any(reason.tier is not Tier.ITSELF for reason in reasons):
+        estimate, runs = _start_in_s(world, task, ahead, fits)
+    shown = sorted(fits, key=lambda worker_id: (len(fits[worker_id]), worker_id))[:MOST_WORKERS_SHOWN]
+    return Explanation(
+        task_id=task.task_id,
+        status=task.status,
+        summary=reasons[0].text if reasons else "a worker has room for it and gets it with its next claim",
+        for_s=max(0.0, indexes.now - task.submitted_at),
+        reasons=reasons,
+        queue=task.queue or DEFAULT,
+        policy=policy.strategy,
+        ahead=ahead,
+        starts_in_s=estimate,
+        estimated_from=runs,
+        workers=[WorkerFit(worker_id=one, fits=not fits[one], against=fits[one]) for one in shown],
+        worker_counts=dict(sorted(counts.items())),
+    )
+
+
+def _against(
+    world: World, signs: Signs, task: Task, worker: WorkerState, rules: Rules, heard_now: float
+) -> Iterator[tuple[str, str]]:
+    """Yield what keeps a task from a worker: the code of each rule, and what the worker has."""
+    indexes = world.indexes
+    if worker.handles and task.task_name not in worker.handles:
+        yield "other_names", f"handles {', '.join(worker.handles[:5])}"
+    if worker.status is WorkerStatus.DRAINING:
+        yield "draining", worker.reason or "it gets no new tasks"
+    silent_s = signs.silent_for(signs.workers, worker.worker_id, heard_now)
+    if silent_s >= present_s(rules):
+        yield "silent", f"not heard for {silent_s:.1f} s"
+    if worker.container_id and (said := said_of(world, worker.container_id)) not in SERVING:
+        yield "container", f"its container {worker.container_id} is {said}"
+    if worker.slots is not None and (busy := len(indexes.held.get(worker.worker_id, ()))) >= worker.slots:
+        yield "no_slot", f"{busy} of {worker.slots} slots are taken"
+    if worker.resources is not None and task.resources != NONE:
+        if not task.resources.fits_in(worker.resources):
+            yield "too_small", f"has {amounts(worker.resources)}"
+        elif not task.resources.fits_in(free := worker.resources - indexes.held_resources.get(worker.worker_id, NONE)):
+            yield "no_room", f"has {amounts(free)} free"
+
+
+def _of_task(world: World, task: Task) -> Iterator[Reason]:
+    now = world.indexes.now
+    if task.paused_at is not None:
+        why = f": {task.pause_reason}" if task.pause_reason else ""
+        yield Reason(
+            code="task_paused",
+            tier=Tier.OPERATOR,
+            text=f"the task was paused{why}",
+            blockers=[Blocker(kind="task", id=task.task_id, for_s=now - task.paused_at)],
+            change=f"coordinator task resume {task.task_id}",
+        )
+    if task.retry_at > now and task.task_id in world.indexes.parked_members:
+        yield Reason(
+            code="back_off",
+            tier=Tier.ITSELF,
+            text=f"attempt {task.attempt} failed ({task.error or 'without a message'}); "
+            f"the next one may begin in {task.retry_at - now:.1f} s",
+        )
+
+
+def _of_queue(world: World, task: Task) -> Iterator[Reason]:
+    queue = world.queues.get(task.queue or DEFAULT)
+    if queue is not None and queue.paused_at is not None:
+        why = f": {queue.reason}" if queue.reason else ""
+        yield Reason(
+            code="queue_paused",
+            tier=Tier.OPERATOR,
+            text=f"queue {queue.queue_id} was paused by {queue.paused_by or 'nobody known'}{why}",
+            blockers=[Blocker(kind="queue", id=queue.queue_id, for_s=world.indexes.now - queue.paused_at)],
+            change=f"coordinator queue resume {queue.queue_id}",
+        )
+
+
+def _of_fleet(world: World, task: Task, rules: Rules) -> Iterator[Reason]:
+    running = world.indexes.tasks[TaskStatus.RUNNING]
+    if len(running) >= rules.max_concurrent_tasks:
+        yield Reason(
+            code="fleet_full",
+            tier=Tier.ITSELF,
+            text=f"{len(running)} tasks run, the limit of scheduler.max_concurrent_tasks",
+            blockers=_oldest(world, (one for one in running if one != task.task_id)),
+            change=f"raise scheduler.max_concurrent_tasks above {rules.max_concurrent_tasks}",
+        )
+
+
+def _of_workers(world: World, task: Task, fits: dict[str, dict[str, str]]) -> Iterator[Reason]:
+    """Yield why no worker can take the task, if none can."""
+    if not fits:
+        yield Reason(
+            code="no_worker",
+            tier=Tier.OPERATOR,
+            text="no worker is registered",
+            change=f"start a worker that handles {task.task_name!r}",
+        )
+        return
+    if not all(fits.values()):
+        return
+    able = {worker_id: against for worker_id, against in fits.items() if not _PERMANENT & against.keys()}
+    if not able:
+        yield _never(world, task, fits)
+        return
+    if all("draining" in against or "container" in against for against in able.values()):
+        blockers = [Blocker(kind="worker", id=worker_id) for worker_id in islice(able, MOST_BLOCKERS)]
+        yield Reason(
+            code="workers_stopping",
+            tier=Tier.OPERATOR,
+            text=f"all {len(able)} workers that could run it are draining, or their containers do not run",
+            blockers=blockers,
+            change=f"start another worker that handles {task.task_name!r}",
+        )
+        return
+    heard = {worker_id for worker_id, against in able.items() if "silent" not in against}
+    if not heard:
+        yield Reason(
+            code="workers_silent",
+            tier=Tier.ITSELF,
+            text=f"all {len(able)} workers that could run it are silent",
+            blockers=[Blocker(kind="worker", id=worker_id) for worker_id in islice(able, MOST_BLOCKERS)],
+        )
+        return
+    holds = (task_id for worker_id in sorted(heard) for task_id in world.indexes.held.get(worker_id, ()))
+    yield Reason(
+        code="workers_busy",
+        tier=Tier.ITSELF,
+        text=f"all {len(heard)} workers that could run it are busy",
+        blockers=_oldest(world, holds),
+        change="start another worker like them",
+    )
+
+
+def _never(world: World, task: Task, fits: dict[str, dict[str, str]]) -> Reason:
+    """Say why no worker could run the task even if it had nothing else to do."""
+    named = [worker_id for worker_id, against in fits.items() if "other_names" not in against]
+    if not named:
+        names = {name for worker_id in fits for name in world.workers[worker_id].handles}
+        near = get_close_matches(task.task_name, names, n=3)
+        meant = f": did you mean {' or '.join(near)}?" if near else ""
+        return Reason(
+            code="no_handler",
+            tier=Tier.NEVER,
+            text=f"none of {len(fits)} workers handles {task.task_name!r}{meant}",
+            change=f"start a worker that handles {task.task_name!r}",
+        )
+    needs = amounts(task.resources)
+    return Reason(
+        code="too_large",
+        tier=Tier.NEVER,
+        text=f"it needs {needs}, more than any of {len(named)} workers that handle {task.task_name!r} has",
+        change=f"start a worker with {needs}, or submit it with less",
+    )
+
+
+def _of_order(world: World, task: Task, ahead: int | None, counts: Counter[str]) -> Iterator[Reason]:
+    """Yield whether others are before it, if a worker has room."""
+    if ahead and counts[FITS]:
+        policy = policy_of(world.queues, task.queue)
+        yield Reason(
+            code="behind_others",
+            tier=Tier.ITSELF,
+            text=f"{ahead} tasks of queue {task.queue or DEFAULT} are before it by the policy {policy.strategy}",
+        )
+    elif ahead is not None and counts[FITS]:
+        yield Reason(
+            code="not_claimed",
+            tier=Tier.ITSELF,
+            text=f"{counts[FITS]} workers have room for it, and none has claimed it yet",
+        )
+
+
+def amounts(resources: Resources) -> str:
+    """Return amounts in words: `2 cores, 4 GiB, 1 GPU`."""
+    parts = [
+        (resources.cpu_millis, f"{resources.cpu_millis / 1000:g} cores"),
+        (resources.memory_bytes, f"{resources.memory_bytes / 2**30:.3g} GiB"),
+        (resources.gpus, f"{resources.gpus} GPUs"),
+    ]
+    return ", ".join(text for amount, text in parts if amount) or "nothing"
+
+
+def _oldest(world: World, task_ids: Iterable[str]) -> list[Blocker]:
+    now = world.indexes.now
+    tasks = (world.tasks[task_id] for task_id in islice(task_ids, 1000))
+    begun = sorted((task.started_at if task.started_at is not None else now, task.task_id) for task in tasks)
+    return [Blocker(kind="task", id=task_id, for_s=now - since) for since, task_id in begun[:MOST_BLOCKERS]]
+
+
+def _start_in_s(world: World, task: Task, ahead: int, fits: dict[str, dict[str, str]]) -> tuple[float | None, int]:
+    """Estimate when a task starts, from how long the last ones ran; return how many of them it is from."""
+    able = [world.workers[worker_id] for worker_id, against in fits.items() if not _PERMANENT & against.keys()]
+    if any(worker.slots is None and not fits[worker.worker_id] for worker in able):
+        return 0.0, 0
+    slots = sum(worker.slots or 1 for worker in able)
+    newest = islice(
+        (one for one in map(world.tasks.get, reversed(world.indexes.tasks[TaskStatus.COMPLETED])) if one is not None),
+        RUNS_LOOKED_AT,
+    )
+    alike: list[float] = []
+    others: list[float] = []
+    for one in newest:
+        if one.started_at is not None and one.ended_at is not None:
+            (alike if one.task_name == task.task_name else others).append(one.ended_at - one.started_at)
+            if len(alike) >= RUNS_ENOUGH:
+                break
+    runs = alike or others[:RUNS_ENOUGH]
+    if not runs or not slots:
+        return None, 0
+    return (ahead + 1) / slots * sum(runs) / len(runs), len(runs)

@@ -1,0 +1,240 @@
+"""Why a task is where it is: each rule that can keep it from a worker is named, with what would change it."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from coordinator.commands.explain import Blocker, Explanation, Tier
+from coordinator.deciders.explain import MOST_WORKERS_SHOWN, explain
+from coordinator.deciders.matching import schedule
+from coordinator.deciders.rules import Rules
+from coordinator.deciders.signs import Signs
+from events.queue import DEFAULT, Policy, QueueDefined, QueuePaused, QueuePolicySet
+from events.task import TaskStatus
+from events.task_pause import TaskPaused
+from events.worker import WorkerDraining, WorkerLeft
+from projections.world import World
+from tests.specification import BEGIN, fold
+from tests.unit.deciders.facts import (
+    attempt_failed,
+    completed,
+    failed,
+    resources,
+    started,
+    submitted,
+    worker,
+)
+from tests.unit.deciders.test_matching import waiting
+
+if TYPE_CHECKING:
+    from events.base import Event
+
+RULES = Rules(lease_s=30.0)
+HEARD = 1000.0
+
+
+def told(*facts: Any, task_id: str = "t", rules: Rules = RULES, silent: dict[str, float] | None = None) -> Explanation:
+    """Explain a task after *facts*; every worker was heard just now, unless it is *silent* for so many seconds."""
+    world = facts[0] if isinstance(facts[0], World) else fold(*facts)
+    return explain(world, signs_of(world, silent or {}), world.tasks[task_id], rules, HEARD)
+
+
+def signs_of(world: World, silent: dict[str, float]) -> Signs:
+    signs = Signs()
+    for worker_id in world.workers:
+        signs.workers[worker_id] = HEARD - silent.get(worker_id, 0.0)
+    return signs
+
+
+def codes(found: Explanation) -> list[tuple[str, Tier]]:
+    return [(reason.code, reason.tier) for reason in found.reasons]
+
+
+def test_without_a_worker_somebody_has_to_start_one() -> None:
+    """The smallest change is said."""
+    found = told(submitted())
+    assert codes(found) == [("no_worker", Tier.OPERATOR)]
+    assert found.reasons[0].change == "start a worker that handles 'work'"
+    assert (found.ahead, found.starts_in_s, found.queue, found.policy) == (0, None, "default", "fifo")
+    assert codes(told(worker(), WorkerLeft(worker_id="w"), submitted())) == [("no_worker", Tier.OPERATOR)]
+
+
+def test_a_name_that_nobody_handles_can_never_run() -> None:
+    """The nearest names are told."""
+    found = told(worker(handles=("summarise", "translate")), submitted(task_name="sumarise"))
+    assert codes(found) == [("no_handler", Tier.NEVER)]
+    assert found.reasons[0].text == "none of 1 workers handles 'sumarise': did you mean summarise?"
+    assert found.workers[0].against == {"other_names": "handles summarise, translate"}
+    assert "did you mean" not in told(worker(handles=("x",)), submitted()).reasons[0].text
+
+
+def test_a_task_larger_than_every_worker_can_never_run() -> None:
+    """It is told what it needs."""
+    small = worker(resources=resources(cpu=1000, memory=2**31, gpus=1))
+    found = told(small, submitted(resources=resources(cpu=4000)))
+    assert codes(found) == [("too_large", Tier.NEVER)]
+    assert found.worker_counts == {"too_small": 1}
+    assert found.reasons[0].change == "start a worker with 4 cores, or submit it with less"
+    assert found.workers[0].against == {"too_small": "has 1 cores, 2 GiB, 1 GPUs"}
+    assert "no room" not in told(small, submitted(resources=resources(gpus=1))).summary
+
+
+def test_a_paused_queue_needs_an_operator() -> None:
+    """By whom, since when, and the command that resumes it; what else is in the way comes after it."""
+    found = told(worker(), QueueDefined(queue_id="q"), submitted(queue="q"), QueuePaused(queue_id="q", reason="why"))
+    assert codes(found) == [("queue_paused", Tier.OPERATOR), ("not_claimed", Tier.ITSELF)]
+    assert found.summary == "queue q was paused by tester: why"
+    assert found.reasons[0].change == "coordinator queue resume q"
+    assert [(one.kind, one.id) for one in found.reasons[0].blockers] == [("queue", "q")]
+    assert told(worker(), submitted(), QueuePaused(queue_id=DEFAULT)).summary == "queue default was paused by tester"
+
+
+def test_a_paused_task_needs_an_operator() -> None:
+    """Whatever else there is."""
+    found = told(worker(), submitted(), TaskPaused(task_id="t", reason="wait for the fix"))
+    assert codes(found) == [("task_paused", Tier.OPERATOR)]
+    assert found.summary == "the task was paused: wait for the fix"
+    assert (found.reasons[0].change, found.ahead) == ("coordinator task resume t", None)
+
+
+def test_a_retry_waits_for_its_time() -> None:
+    """With the error of the attempt before."""
+    found = told(worker(), submitted(), started(), attempt_failed(retry_at=BEGIN + 100.0))
+    assert codes(found)[0] == ("back_off", Tier.ITSELF)
+    assert "attempt 1 failed (boom); the next one may begin in" in found.summary
+    assert found.ahead is None
+
+
+@pytest.mark.parametrize(
+    ("facts", "silent", "code", "tier"),
+    [
+        ((worker(slots=1), submitted("other"), started("other")), {}, "workers_busy", Tier.ITSELF),
+        ((worker(), WorkerDraining(worker_id="w", reason="deploy")), {}, "workers_stopping", Tier.OPERATOR),
+        ((worker(),), {"w": 25.0}, "workers_silent", Tier.ITSELF),
+        ((worker(),), {}, "not_claimed", Tier.ITSELF),
+        ((worker(), submitted("first"), submitted("second")), {}, "behind_others", Tier.ITSELF),
+    ],
+)
+def test_what_keeps_it_from_workers_is_named(
+    facts: tuple[Event, ...], silent: dict[str, float], code: str, tier: Tier
+) -> None:
+    """One reason each, the one that decides."""
+    assert codes(told(*facts, submitted(), silent=silent)) == [(code, tier)]
+
+
+def test_who_is_in_the_way_is_told_with_the_time_since_when() -> None:
+    """The tasks that hold the slots or the room, those that run longest first."""
+    busy = (worker(slots=2), submitted("a"), submitted("b"), started("b", lease="d.1.1"), started("a", lease="e.1.1"))
+    (reason,) = told(*busy, submitted()).reasons
+    assert [(one.kind, one.id) for one in reason.blockers] == [("task", "b"), ("task", "a")]
+    assert reason.blockers[0].for_s is not None
+    assert reason.blockers[0].for_s > (reason.blockers[1].for_s or 0.0)
+    room = (worker(resources=resources(cpu=2)), submitted("a", resources=resources(cpu=2)), started("a"))
+    found = told(*room, submitted(resources=resources(cpu=1)))
+    assert codes(found) == [("workers_busy", Tier.ITSELF)]
+    assert "no_room" in found.workers[0].against
+
+
+def test_a_full_fleet_is_told() -> None:
+    """With the setting that limits it."""
+    found = told(worker(), submitted("a"), started("a"), submitted(), rules=Rules(max_concurrent_tasks=1))
+    assert codes(found)[0] == ("fleet_full", Tier.ITSELF)
+    assert found.reasons[0].blockers == [Blocker(kind="task", id="a", for_s=found.reasons[0].blockers[0].for_s)]
+
+
+def test_the_place_in_the_queue_is_by_the_policy() -> None:
+    """Not by age alone."""
+    facts = (worker(slots=1), submitted("old"), submitted("t", priority=1), submitted("urgent", priority=5))
+    assert told(*facts).ahead == 1
+    by_priority = QueuePolicySet(queue_id=DEFAULT, policy=Policy(strategy="priority"))
+    found = told(*facts, by_priority)
+    assert (found.ahead, found.policy) == (1, "priority")
+    assert told(*facts, by_priority, task_id="old").ahead == 2
+    assert told(*facts, by_priority, task_id="urgent").ahead == 0
+
+
+def test_a_start_is_estimated_from_the_last_runs() -> None:
+    """Of the same name if there are some; none without any, and at once where slots are not limited."""
+    ran = [
+        fact
+        for number in range(4)
+        for fact in (
+            submitted(f"r{number}"),
+            started(f"r{number}", lease=f"c{number}.1.1"),
+            completed(f"r{number}", f"c{number}.1.1"),
+        )
+    ]
+    busy = (worker(slots=1), *ran, submitted("a"), started("a"))
+    found = told(*busy, submitted("b"), submitted())
+    assert found.estimated_from == 4
+    assert found.starts_in_s == pytest.approx(2.0, rel=0.01)  # two before it, each for a second
+    assert told(*busy, submitted(task_name="else")).estimated_from == 4
+    none = told(worker(slots=1), submitted("a"), started("a"), submitted())
+    assert (none.starts_in_s, none.estimated_from) == (None, 0)
+    assert told(worker(), submitted()).starts_in_s == 0.0
+
+
+@pytest.mark.parametrize(
+    ("end", "status", "said"),
+    [
+        (completed(), TaskStatus.COMPLETED, "completed in attempt 1, told by tester"),
+        (failed(), TaskStatus.FAILED, "failed in attempt 1, told by tester: boom"),
+    ],
+)
+def test_an_ended_task_says_who_and_why(end: Event, status: TaskStatus, said: str) -> None:
+    """And in which attempt."""
+    found = told(worker(), submitted(), started(), end)
+    assert (found.status, found.summary) == (status, said)
+
+
+def test_a_running_task_says_where() -> None:
+    """And when its worker was last heard."""
+    found = told(worker(), submitted(), started())
+    assert found.summary.startswith("runs on worker w, attempt 1, last heard")
+
+
+def test_few_workers_are_shown_and_all_are_counted() -> None:
+    """The ones first that lack least."""
+    workers = [worker(f"w{number}", handles=("x",) if number else ()) for number in range(50)]
+    found = told(*workers, submitted())
+    assert len(found.workers) == MOST_WORKERS_SHOWN
+    assert found.workers[0].worker_id == "w0"
+    assert found.worker_counts == {"fits": 1, "other_names": 49}
+
+
+def test_what_fits_by_the_explanation_is_what_the_scheduler_gives() -> None:
+    """A worker gets the task exactly if nothing is said to be against it."""
+    facts = (
+        worker("small", resources=resources(cpu=1)),
+        worker("large", resources=resources(cpu=9)),
+        worker("other", handles=("x",)),
+        worker("full", slots=1),
+        worker("draining"),
+        WorkerDraining(worker_id="draining"),
+        submitted("a"),
+        started("a", worker_id="full"),
+        submitted(resources=resources(cpu=5)),
+    )
+    world = fold(*facts)
+    found = told(world)
+    for one in found.workers:
+        given = list(schedule(world, [waiting(worker_id=one.worker_id)], {}, most=1))
+        assert bool(given) is one.fits, one
+
+
+@pytest.mark.alone
+@pytest.mark.parametrize("strategy", ["fifo", "priority"])
+def test_an_explanation_among_a_hundred_thousand_takes_five_milliseconds(strategy: str) -> None:
+    """Whatever the order; the last one in it is the dearest."""
+    policy = QueuePolicySet(queue_id=DEFAULT, policy=Policy(strategy=strategy, ageing_s=60.0))
+    many = (submitted(f"t{number}", priority=number * 7919 % 100) for number in range(100_000))
+    world = fold(worker(slots=1), policy, *many)
+    costs = []
+    for _ in range(7):
+        began = time.process_time()
+        assert told(world, task_id="t99999").ahead
+        costs.append(time.process_time() - began)
+    assert min(costs) < 0.005
