@@ -192,9 +192,8 @@ class Indexes:
         self.schedule_times: list[tuple[float, str]] = []
         self.schedule_members: dict[str, tuple[float, str]] = {}
         self.awaited: dict[str, str] = {}
-        """The schedules that have slots waiting for the end of a task, by that task."""
         self.freed: dict[str, None] = {}
-        """Those whose task has ended."""
+        """The schedules that have slots waiting for the end of a task, by that task; and those whose task has ended."""
         self.services: dict[str, dict[ServiceStatus, dict[str, None]]] = {}
         # Sorted, so that a page may begin anywhere.
         self.service_ids: list[str] = []

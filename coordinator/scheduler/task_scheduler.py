@@ -352,8 +352,7 @@ class TaskScheduler(Facade):
             retry=None if retry is None else retry_policy("retry", retry),
             **_times(not_before, delay, start_within, finish_within, heartbeat),
         )
-        submitted: str = await app.execute(command)
-        return submitted
+        return str(await app.execute(command))
 
     async def get_next_task(
         self,
