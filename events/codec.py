@@ -52,12 +52,22 @@ from events.node import (
 )
 from events.pool import PoolAllocated, PoolDefined, PoolReleased
 from events.queue import QueueDefined, QueueDeleted, QueuePaused, QueuePolicyFailed, QueuePolicySet, QueueResumed
+from events.schedule import (
+    ScheduleDefined,
+    ScheduleDeleted,
+    ScheduleFired,
+    SchedulePaused,
+    ScheduleQueued,
+    ScheduleResumed,
+    ScheduleSkipped,
+)
 from events.service import ServiceDeregistered, ServiceHealthChanged, ServiceHeartbeat, ServiceRegistered
 from events.session import SessionBound, SessionClosed
 from events.task import (
     TaskAttemptFailed,
     TaskCancelled,
     TaskCompleted,
+    TaskExtended,
     TaskFailed,
     TaskProgressed,
     TaskReportRefused,
@@ -83,12 +93,14 @@ AnyEvent = (
     | TaskSubmitted | TaskStarted | TaskProgressed | TaskCompleted | TaskAttemptFailed | TaskFailed | TaskCancelled
     | TaskTimedOut | TaskReportRefused | TaskCancelAsked | TaskCancelTold | TaskCancelForced
     | TaskUnblocked
-    | TaskPaused | TaskResumed
+    | TaskPaused | TaskResumed | TaskExtended
     | WorkerRegistered | WorkerDraining | WorkerLeft | WorkerLost | WorkerHeartbeat
     | NodeRegistered | NodeCordoned | NodeUncordoned | NodeLost | NodeReturned | NodeRemoved | NodeHeartbeat
     | PoolDefined | PoolAllocated | PoolReleased
     | QueueDefined | QueuePolicySet | QueuePolicyFailed | QueuePaused | QueueResumed | QueueDeleted
     | SessionBound | SessionClosed
+    | ScheduleDefined | ScheduleFired | ScheduleQueued | ScheduleSkipped | SchedulePaused | ScheduleResumed
+    | ScheduleDeleted
     | IdempotencyForgotten
     | InboxRecorded | InboxRefused | InboxRead | InboxGap
     | CoordinatorStarted | CoordinatorStopped | CoordinatorTurn

@@ -12,6 +12,7 @@ from events.after import After
 from events.base import Event
 from events.resources import NONE, Resources
 from events.retry import RetryPolicy
+from events.time_limits import TIMEOUT, TimeLimits
 
 
 class TaskStatus(Enum):
@@ -40,6 +41,14 @@ class Payload(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults
     digest: str
     data: str = ""
     ref: str = ""
+
+
+class Occurrence(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults=True):
+    """The slot of a schedule (whole seconds since 1970) that a task is for; it belongs to `source`, as the schedule."""
+
+    schedule_id: str
+    slot: int
+    source: str = ""
 
 
 class TaskUsage(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults=True):
@@ -74,14 +83,20 @@ class TaskSubmitted(TaskEvent, frozen=True, kw_only=True, gc=False, omit_default
     '' for the default one; where keys share a queue, the task takes of the share of its `fairness_key`. `retry` says
     how it is retried; without it, as the settings of the time say. `requeued_from` is the ended task that it does
     again. `after` names the tasks that it begins after, and `waits_for` those of them that had not ended yet; it is not
-    ready before `task.unblocked`.
+    ready before `task.unblocked`. No attempt starts before `not_before` (commit time, seconds
+    since 1970). It is `delay_s` after the submit if that was asked for. With `occurrence` a schedule submitted it.
     """
 
     VERSION = 3
     SINCE: ClassVar[Mapping[str, int]] = {
-        "program": 2, "traced": 2, "queue": 3, "fairness_key": 3, "retry": 3, "requeued_from": 3, "after": 3,
-        "waits_for": 3,
-    }  # fmt: skip
+        "program": 2,
+        "traced": 2,
+        "queue": 3,
+        "fairness_key": 3,
+        "retry": 3,
+        "requeued_from": 3,
+        **dict.fromkeys(("after", "waits_for", "not_before", "delay_s", "time_limits", "occurrence"), 3),
+    }
 
     task_name: str
     task_type: str = ""
@@ -99,6 +114,10 @@ class TaskSubmitted(TaskEvent, frozen=True, kw_only=True, gc=False, omit_default
     requeued_from: str = ""
     after: After | None = None
     waits_for: tuple[str, ...] = ()
+    not_before: float | None = None
+    delay_s: float | None = None
+    time_limits: TimeLimits | None = None
+    occurrence: Occurrence | None = None
 
 
 class TaskUnblocked(TaskEvent, frozen=True, kw_only=True, gc=False, omit_defaults=True):
@@ -122,11 +141,26 @@ class TaskStarted(TaskEvent, frozen=True, kw_only=True, gc=False):
 
 
 class TaskProgressed(TaskEvent, frozen=True, kw_only=True, gc=False, omit_defaults=True):
-    """The holder of the lease reported its progress, 0 to 1."""
+    """
+    The holder of the lease reported its progress, 0 to 1.
+
+    `checkpoint` is for the next attempt, which goes on from there; the last one counts.
+    """
+
+    VERSION = 2
+    SINCE: ClassVar[Mapping[str, int]] = {"checkpoint": 2}
 
     lease: str
     progress: float
     message: str = ""
+    checkpoint: Payload | None = None
+
+
+class TaskExtended(TaskEvent, frozen=True, kw_only=True, gc=False):
+    """The holder of the lease got `by_s` seconds more for this attempt than the task's `timeout_s`."""
+
+    lease: str
+    by_s: float
 
 
 class TaskCompleted(TaskEvent, frozen=True, kw_only=True, gc=False, omit_defaults=True):
@@ -145,8 +179,9 @@ class TaskAttemptFailed(TaskEvent, frozen=True, kw_only=True, gc=False, omit_def
     """
     An attempt ended without a result; the task is pending again, from `retry_at` (commit time, seconds) on.
 
-    `reason` is `failed`, `lease_expired`, `container_failed` (the process of its container ended by itself) or
-    `released`; a released attempt does not count against `max_retries`.
+    `reason` is `failed`, `lease_expired`, `container_failed` (the process of its container ended by itself),
+    `heartbeat` (it reported nothing for longer than its `heartbeat_s`) or `released`; a released attempt does not count
+    against `max_retries`.
     `worker_ended` says that its worker ended while it ran it, or was cut off for longer than the lease. `attempt` is
     the number of the attempt, `error_type` the type of the error (`package.module.Name`), `retry_after_s` how long the
     handler asked to wait before the retry.
@@ -175,8 +210,8 @@ class TaskFailed(TaskEvent, frozen=True, kw_only=True, gc=False, omit_defaults=T
     """
     The task failed: its retries are used up, or it must not be retried.
 
-    `reason` is `failed`, `lease_expired`, `container_failed`, `non_retryable` (the task says that errors of this type
-    end it), or `poison`: too many workers ended while they ran it. `attempt` and `error_type` are as in
+    `reason` is `failed`, `lease_expired`, `container_failed`, `heartbeat`, `non_retryable` (the task says that errors
+    of this type end it), or `poison`: too many workers ended while they ran it. `attempt` and `error_type` are as in
     `task.attempt_failed`.
     """
 
@@ -213,15 +248,21 @@ class TaskCancelled(TaskEvent, frozen=True, kw_only=True, gc=False, omit_default
 
 
 class TaskTimedOut(TaskEvent, frozen=True, kw_only=True, gc=False, omit_defaults=True):
-    """Attempt number `attempt` ran longer than the task's `timeout_s`; the task has ended."""
+    """
+    The task took longer than one of its limits, the one that `exceeded` names, and has ended.
+
+    With `timeout_s` attempt number `attempt` ran for `ran_for_s`. With `start_within_s` it waited so long for a worker,
+    with `finish_within_s` it had so long for all attempts; `lease` is '' and `attempt` 0 if none was running.
+    """
 
     VERSION = 2
-    SINCE: ClassVar[Mapping[str, int]] = {"attempt": 2}
+    SINCE: ClassVar[Mapping[str, int]] = {"attempt": 2, "exceeded": 2}
 
     lease: str
     ran_for_s: float
     limit_s: float
     attempt: int = 0
+    exceeded: str = TIMEOUT
 
 
 class TaskReportRefused(TaskEvent, frozen=True, kw_only=True, gc=False):

@@ -8,16 +8,20 @@ from __future__ import annotations
 
 import heapq
 from bisect import bisect_left, insort
+from math import inf
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from events.resources import NONE
+from events.schedule import ScheduleStatus
 from events.task import TaskStatus
 from projections.cancel_ladder import CancelLadder
 from projections.lanes import Lanes
 from projections.queue import name_of, policy_of
 from projections.ready import fifo_key, is_of, prune, walk
+from projections.schedule import fires_at
 from projections.shares import counted, key_of, name_in
-from projections.task import SMALL_CHARS, bytes_of
+from projections.task import SMALL_CHARS, bytes_of, large_bytes_of
+from projections.time_limits import deadline_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -30,6 +34,7 @@ if TYPE_CHECKING:
     from projections.pool import Allocation, Pool
     from projections.queue import Queue
     from projections.ready import Key
+    from projections.schedule import Schedule
     from projections.service import Service
     from projections.session import Session
     from projections.task import Task
@@ -38,6 +43,7 @@ if TYPE_CHECKING:
 Name = TypeVar("Name")
 
 _PENDING, _RUNNING = TaskStatus.PENDING, TaskStatus.RUNNING
+_ACTIVE = ScheduleStatus.ACTIVE
 
 
 def _count(counts: dict[Name, int], name: Name, by: int) -> None:
@@ -182,16 +188,13 @@ class Indexes:
         self._lanes_of: dict[str, Lanes] | None = None
         self.running_in: dict[str, int] = {}
         """How many tasks of each queue run, by the name of its account, and of each key in a queue that is shared."""
-        self.is_accounted = False
-        """Whether there are queues, or shares, to keep accounts for."""
+        self.is_accounted = False  # whether there are queues, or shares, to keep accounts for
         self._queues: dict[str, Queue] = {}
         self.parked: list[Key] = []
         self.parked_members: dict[str, Task] = {}
-        self.paused: dict[str, None] = {}
-        """The pending tasks that no worker gets until they are resumed."""
+        self.paused: dict[str, None] = {}  # no worker gets them until they are resumed
         self.tasks: dict[TaskStatus, dict[str, None]] = {status: {} for status in TaskStatus}
-        self._pending_in: dict[str, int] = {}
-        """How many tasks of each queue but the default one are pending."""
+        self._pending_in: dict[str, int] = {}  # by queue, without the default one
         self.pending_by_tenant: dict[str, int] = {}
         self.pending_by_source: dict[str, int] = {}
         self.payload_bytes = 0
@@ -202,6 +205,7 @@ class Indexes:
         self.owned_sessions = Owned()
         self.owned_workers = Owned()
         self.owned_pools = Owned()
+        self.owned_schedules = Owned()
         self.owned_allocations = Owned()
         self.held: dict[str, dict[str, None]] = {}
         self.held_resources: dict[str, Resources] = {}
@@ -212,6 +216,11 @@ class Indexes:
         self.cancels = CancelLadder()
         self.dependants = Dependants()
         self._paused_dependants = 0
+        self.schedule_times: list[tuple[float, str]] = []
+        self.schedule_members: dict[str, tuple[float, str]] = {}
+        self.awaited: dict[str, str] = {}
+        self.freed: dict[str, None] = {}
+        """The schedules that have slots waiting for the end of a task, by that task; and those whose task has ended."""
         self.services: dict[str, dict[ServiceStatus, dict[str, None]]] = {}
         # Sorted, so that a page may begin anywhere.
         self.service_ids: list[str] = []
@@ -274,6 +283,10 @@ class Indexes:
                     self._still_pending(before, after)
                 elif after.cancelling is not before.cancelling and after.cancelling is not None:
                     self.cancels.add(after, after.cancelling)
+                elif after.extended_s != before.extended_s:
+                    self._note_deadline(after)
+                elif after.checkpoint is not before.checkpoint:
+                    self._checkpoint_changed(before, after)
                 return
             del self.tasks[was][before.task_id]
             if was is _PENDING:
@@ -282,13 +295,54 @@ class Indexes:
                 self._not_running(before)
             if after.payload is None and (payload := before.payload) is not None and len(payload.data) > SMALL_CHARS:
                 self._count_bytes(before, -bytes_of(payload))
+            if after.checkpoint is not before.checkpoint:
+                self._checkpoint_changed(before, after)
         elif (payload := after.payload) is not None and len(payload.data) > SMALL_CHARS:
             self._count_bytes(after, bytes_of(payload))
+        if before is None and after.checkpoint is not None:
+            self._checkpoint_changed(None, after)
         self.tasks[now][after.task_id] = None
         if now is _PENDING:
             self._pending(after)
         elif now is _RUNNING:
             self._running(after)
+        elif self.awaited and (waiting := self.awaited.pop(after.task_id, None)) is not None:
+            self.freed[waiting] = None
+
+    def schedule_changed(self, before: Schedule | None, after: Schedule | None) -> None:
+        self.owned_schedules.changed(before, after)
+        for one, sign in ((before, -1), (after, 1)):
+            if one is not None and one.task is not None and one.task.payload is not None:
+                self._count_bytes(one, sign * large_bytes_of(one.task.payload))
+        if before is not None:
+            self.schedule_members.pop(before.schedule_id, None)
+            self.freed.pop(before.schedule_id, None)
+            if before.queued:
+                self.awaited.pop(before.last_task_id, None)
+        if after is not None and after.status is _ACTIVE:
+            if after.next_slot is not None:
+                entry = (fires_at(after, after.next_slot), after.schedule_id)
+                self.schedule_members[after.schedule_id] = entry
+                heapq.heappush(self.schedule_times, entry)
+            if after.queued:
+                last = after.last_task_id
+                if last in self.tasks[_PENDING] or last in self.tasks[_RUNNING]:
+                    self.awaited[last] = after.schedule_id
+                else:
+                    self.freed[after.schedule_id] = None
+        prune(self.schedule_times, self._is_next, len(self.schedule_members))
+
+    def due_schedules(self, now: float) -> Iterator[str]:
+        """Yield the schedules whose next slot is to be fired, or that have one whose wait is over."""
+        yield from self.freed
+        for entry in walk(self.schedule_times):
+            if entry[0] > now:
+                return
+            if self._is_next(entry) and entry[1] not in self.freed:
+                yield entry[1]
+
+    def _is_next(self, entry: tuple[float, str]) -> bool:
+        return self.schedule_members.get(entry[1]) is entry
 
     def queue_changed(self, before: Queue | None, after: Queue | None) -> None:
         if before is not None:
@@ -394,34 +448,57 @@ class Indexes:
             self.round = max(self.round, after.rounds)
 
     def overdue(self, now: float) -> Iterator[str]:
-        """Yield the ids of running tasks whose attempt has reached its time limit."""
+        """Yield the ids of tasks that have reached a time limit."""
         for key in walk(self.deadlines):
             if float(key[0]) > now:
                 return
-            if self._is_running(key):
+            if self._is_deadline(key):
                 yield str(key[-1])
 
     def _is_parked(self, key: Key) -> bool:
         task = self.parked_members.get(str(key[-1]))
         return task is not None and is_of(task, key)
 
-    def _is_running(self, deadline: Key) -> bool:
+    def _note_deadline(self, task: Task) -> None:
+        """Note when a task reaches the first of its time limits, instead of what was noted before."""
+        at, _ = deadline_of(task)
+        if at < inf:
+            deadline = (at, task.attempt, task.task_id)
+            self.deadline_members[task.task_id] = deadline
+            heapq.heappush(self.deadlines, deadline)
+            prune(self.deadlines, self._is_deadline, len(self.deadline_members))
+
+    def _no_deadline(self, task_id: str) -> None:
+        if self.deadline_members.pop(task_id, None) is not None:
+            prune(self.deadlines, self._is_deadline, len(self.deadline_members))
+
+    def _is_deadline(self, deadline: Key) -> bool:
         return self.deadline_members.get(str(deadline[-1])) is deadline
+
+    def _checkpoint_changed(self, before: Task | None, after: Task) -> None:
+        """Count the bytes of checkpoints with those of payloads."""
+        was = 0 if before is None or before.checkpoint is None else large_bytes_of(before.checkpoint)
+        now = 0 if after.checkpoint is None else large_bytes_of(after.checkpoint)
+        if was != now:
+            self._count_bytes(after, now - was)
 
     def _count_large(self, task: Task, by: int) -> None:
         """Count the payload of a task, or count it no longer, if it is one that is counted."""
         if (payload := task.payload) is not None and len(payload.data) > SMALL_CHARS:
             self._count_bytes(task, by * bytes_of(payload))
 
-    def _count_bytes(self, task: Task, by: int) -> None:
+    def _count_bytes(self, thing: _Thing, by: int) -> None:
         self.payload_bytes += by
-        self.owned_payload_bytes.count(task, by)
+        if by:
+            self.owned_payload_bytes.count(thing, by)
 
     def _pending(self, task: Task) -> None:
         for counts, name in ((self.pending_by_tenant, task.tenant), (self.pending_by_source, task.source)):
             counts[name] = counts.get(name, 0) + 1  # `_count`, without a call
         if task.queue:
             _count(self._pending_in, task.queue, 1)
+        if task.time_limits is not None:
+            self._note_deadline(task)
         self._wait(task)
 
     def _wait(self, task: Task) -> None:
@@ -444,6 +521,9 @@ class Indexes:
         if task.payload is not before.payload:
             self._count_large(before, -1)
             self._count_large(task, 1)
+        if task.paused_at != before.paused_at and task.time_limits is not None:
+            self._no_deadline(task.task_id)
+            self._note_deadline(task)
         if task.waiting_for:
             self.dependants.add(task)
             self._pause_dependant(before, task)
@@ -488,6 +568,8 @@ class Indexes:
         _count(self.pending_by_source, task.source, -1)
         if task.queue:
             _count(self._pending_in, task.queue, -1)
+        if task.time_limits is not None:
+            self._no_deadline(task.task_id)
         self._no_longer_wait(task)
 
     def _no_longer_wait(self, task: Task) -> None:
@@ -531,18 +613,15 @@ class Indexes:
             self._count_in(task, 1)
         if task.resources is not NONE:
             _take(self.held_resources, task.worker_id, task.resources)
-        if task.timeout_s is not None and task.started_at is not None:
-            deadline = (task.started_at + task.timeout_s, task.attempt, task.task_id)
-            self.deadline_members[task.task_id] = deadline
-            heapq.heappush(self.deadlines, deadline)
+        if task.timeout_s is not None or task.time_limits is not None:
+            self._note_deadline(task)
         if task.cancelling is not None:
             self.cancels.add(task, task.cancelling)
 
     def _not_running(self, task: Task) -> None:
         if task.cancelling is not None:
             self.cancels.remove(task)
-        if self.deadline_members.pop(task.task_id, None) is not None:
-            prune(self.deadlines, self._is_running, len(self.deadline_members))
+        self._no_deadline(task.task_id)
         if self.is_accounted:
             self._count_in(task, -1)
         held = self.held[task.worker_id]

@@ -363,7 +363,7 @@ def is_of(task: Task, key: Key) -> bool:
     return attempt == key[-2] and task.submitted == key[-4:-2]
 
 
-def prune(heap: list[Key], is_live: Callable[[Key], bool], living: int) -> None:
+def prune(heap: list[T], is_live: Callable[[T], bool], living: int) -> None:
     """Drop stale entries where it is cheap: always from the top, everywhere once most entries are stale."""
     while heap and not is_live(heap[0]):
         heapq.heappop(heap)

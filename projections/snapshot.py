@@ -12,7 +12,7 @@ import msgspec
 
 from events.base import Position
 from events.task import TaskStatus
-from projections import container, inbox, node, pool, queue, service, session, shares, task, worker
+from projections import container, inbox, node, pool, queue, schedule, service, session, shares, task, worker
 from projections.memory import Slice
 
 if TYPE_CHECKING:
@@ -72,6 +72,7 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     queues: list[queue.Queue] = []
     accounts: list[shares.Account] = []
     awaited: dict[str, TaskStatus] = {}
+    schedules: list[schedule.Schedule] = []
 
 
 _encoder = msgspec.msgpack.Encoder()

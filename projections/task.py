@@ -21,11 +21,13 @@ from events.errors import Corrupt
 from events.resources import NONE, Resources
 from events.retry import RetryPolicy
 from events.task import (
+    Occurrence,
     Payload,
     TaskAttemptFailed,
     TaskCancelled,
     TaskCompleted,
     TaskEvent,
+    TaskExtended,
     TaskFailed,
     TaskProgressed,
     TaskReportRefused,
@@ -36,6 +38,7 @@ from events.task import (
     TaskUnblocked,
 )
 from events.task_pause import TaskPaused, TaskResumed
+from events.time_limits import HEARTBEAT, TIMEOUT, TimeLimits, exceeded_text
 from projections.cancelling import Cancelling, asked
 from projections.stamp import Stamp, check_legal, check_status, existing, missing
 
@@ -45,13 +48,15 @@ if TYPE_CHECKING:
     StayingTaskEvent = TaskUnblocked | TaskProgressed | TaskCancelAsked | TaskCancelTold | TaskCancelForced
     MovingTaskEvent = TaskStarted | TaskCompleted | TaskAttemptFailed | TaskFailed | TaskCancelled | TaskTimedOut
     PausingTaskEvent = TaskPaused | TaskResumed
-    AnyTaskEvent = TaskSubmitted | MovingTaskEvent | StayingTaskEvent | TaskReportRefused | PausingTaskEvent
+    AnyTaskEvent = (
+        TaskSubmitted | MovingTaskEvent | StayingTaskEvent | TaskExtended | TaskReportRefused | PausingTaskEvent
+    )
 
 PENDING, RUNNING = TaskStatus.PENDING, TaskStatus.RUNNING
 ENDED = frozenset({TaskStatus.COMPLETED, TaskStatus.FAILED, TaskStatus.CANCELLED, TaskStatus.TIMEOUT})
 
 LEGAL: dict[TaskStatus, frozenset[TaskStatus]] = {
-    PENDING: frozenset({RUNNING, TaskStatus.CANCELLED}),
+    PENDING: frozenset({RUNNING, TaskStatus.CANCELLED, TaskStatus.TIMEOUT}),
     RUNNING: ENDED | {PENDING},
     **{status: frozenset() for status in ENDED},
 }
@@ -81,9 +86,10 @@ class Task(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults=Tr
     last event that changed the task since, if that event names its cause: the next event names this one. `attempts` are
     the last ones that failed, at most 10, without those that older releases recorded. A task is paused from `paused_at`
     on; it was resumed `resumes` times, with `more_retries` in addition to `max_retries`. `requeued_from` is the ended
-    task that it does again.
-    `cancelling` is how far a task is that shall be cancelled. Until a task is unblocked, `waiting_for` has the tasks
-    that it waits for; in an answer, those of them that have not ended.
+    task that it does again. `cancelling` is how far a task is that shall be cancelled. Until a task is unblocked,
+    `waiting_for` has the tasks that it waits for; in an answer, those of them that have not ended. `extended_s` is what
+    the running attempt got besides `timeout_s`, `exceeded` the limit that ended the task or its last attempt, '' for
+    `timeout_s`.
     """
 
     task_id: str
@@ -123,6 +129,13 @@ class Task(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults=Tr
     refused_lease: str = ""
     queue: str = ""
     fairness_key: str = ""
+    not_before: float | None = None
+    delay_s: float | None = None
+    time_limits: TimeLimits | None = None
+    extended_s: float = 0.0
+    exceeded: str = ""
+    checkpoint: Payload | None = None
+    occurrence: Occurrence | None = None
     retry: RetryPolicy | None = None
     error_type: str = ""
     attempts: tuple[FailedAttempt, ...] = ()
@@ -160,6 +173,11 @@ def bytes_of(payload: Payload) -> int:
     """Return the size of a payload's data in bytes of UTF-8."""
     data = payload.data
     return len(data) if data.isascii() else len(data.encode(errors="replace"))
+
+
+def large_bytes_of(payload: Payload) -> int:
+    """Return the size of a payload's data in bytes, 0 for one that is not counted."""
+    return bytes_of(payload) if len(payload.data) > SMALL_CHARS else 0
 
 
 def digest_of(payload: Payload | None) -> str:
@@ -231,6 +249,11 @@ def content_of(task: Task | TaskSubmitted, payload_digest: str) -> int:
         text += f"\0requeued{task.requeued_from}"
     if task.after is not None:
         text += f"\0after {msgspec.json.encode(task.after).decode()}"
+    if task.not_before is not None:
+        # Of a delay, the time that it led to depends on when the command came.
+        text += f"\0delay {task.delay_s}" if task.delay_s is not None else f"\0not before {task.not_before}"
+    if task.time_limits is not None:
+        text += f"\0limits {msgspec.structs.astuple(task.time_limits)}"
     return crc32(text.encode())
 
 
@@ -257,7 +280,7 @@ def evolve(task: Task | None, event: AnyTaskEvent, stamp: Stamp) -> Task:
 
 
 def _submitted(event: TaskSubmitted, stamp: Stamp) -> Task:
-    return Task(
+    task = Task(
         task_id=event.task_id,
         task_name=event.task_name,
         status=PENDING,
@@ -266,7 +289,7 @@ def _submitted(event: TaskSubmitted, stamp: Stamp) -> Task:
         task_type=event.task_type,
         tenant=stamp.tenant,
         traceparent=stamp.traceparent if event.traced else "",
-        source=intern(stamp.actor),
+        source=intern(stamp.actor if event.occurrence is None else event.occurrence.source),
         program=intern(event.program) if event.program else "",
         priority=event.priority,
         timeout_s=event.timeout_s,
@@ -281,7 +304,14 @@ def _submitted(event: TaskSubmitted, stamp: Stamp) -> Task:
         requeued_from=event.requeued_from,
         after=event.after,
         waiting_for=event.waits_for,
+        not_before=event.not_before,
+        delay_s=event.delay_s,
+        time_limits=event.time_limits,
+        occurrence=event.occurrence,
     )
+    if event.not_before is not None:
+        return msgspec.structs.replace(task, retry_at=event.not_before)
+    return task
 
 
 @lru_cache(maxsize=1024)
@@ -306,6 +336,8 @@ def _started(task: Task, event: TaskStarted, stamp: Stamp) -> Task:
         raise Corrupt(msg)
     if task.progress or task.progress_message:
         task = msgspec.structs.replace(task, progress=0.0, progress_message="")
+    if task.extended_s:
+        task = msgspec.structs.replace(task, extended_s=0.0)
     return msgspec.structs.replace(
         task,
         status=RUNNING,
@@ -320,7 +352,14 @@ def _started(task: Task, event: TaskStarted, stamp: Stamp) -> Task:
 
 def _progressed(task: Task, event: TaskProgressed, stamp: Stamp) -> Task:
     check_status({RUNNING}, task.status, event, stamp)
+    if event.checkpoint is not None:
+        task = msgspec.structs.replace(task, checkpoint=event.checkpoint)
     return msgspec.structs.replace(task, progress=event.progress, progress_message=event.message)
+
+
+def _extended(task: Task, event: TaskExtended, stamp: Stamp) -> Task:
+    check_status({RUNNING}, task.status, event, stamp)
+    return msgspec.structs.replace(task, extended_s=task.extended_s + event.by_s)
 
 
 def _completed(task: Task, event: TaskCompleted, stamp: Stamp) -> Task:
@@ -331,6 +370,7 @@ def _completed(task: Task, event: TaskCompleted, stamp: Stamp) -> Task:
         execution_time_s=event.execution_time_s,
         result=event.result,
         error="",
+        exceeded="",
         error_type="",
     )
 
@@ -346,6 +386,7 @@ def _attempt_failed(task: Task, event: TaskAttemptFailed, stamp: Stamp) -> Task:
         claim_id="",
         retry_at=event.retry_at,
         error=event.error,
+        exceeded=HEARTBEAT if event.reason == "heartbeat" else "",
         error_type=event.error_type,
         attempts=task.attempts
         if event.reason == "released"
@@ -381,6 +422,8 @@ def _resumed(task: Task, event: TaskResumed, stamp: Stamp) -> Task:
     check_status({PENDING}, task.status, event, stamp)
     if not task.is_paused:
         _wrongly(task, event, stamp)
+    if task.time_limits is not None:  # the time that it may wait for a worker begins again
+        task = msgspec.structs.replace(task, retry_at=max(task.retry_at, stamp.time))
     return msgspec.structs.replace(
         task,
         latest=stamp.position if stamp.causationid else START,
@@ -430,6 +473,7 @@ def _failed(task: Task, event: TaskFailed, stamp: Stamp) -> Task:
         failures=task.failures + 1,
         lapses=task.lapses + (event.reason == "poison"),
         error=event.error,
+        exceeded=HEARTBEAT if event.reason == "heartbeat" else "",
         error_type=event.error_type,
         attempts=_with_attempt(task, event.attempt, event.reason, event.error, event.error_type, stamp),
     )
@@ -470,13 +514,26 @@ def _followed(task: Task, stamp: Stamp, **changes: Any) -> Task:
 
 
 def _timed_out(task: Task, event: TaskTimedOut, stamp: Stamp) -> Task:
-    error = f"ran for {event.ran_for_s:.3f} s, limit {event.limit_s:g} s"
-    attempts = _with_attempt(task, event.attempt, "timeout", error, "", stamp)
-    return _ended(task, stamp, status=TaskStatus.TIMEOUT, error=error, error_type="", attempts=attempts)
+    exceeded = "" if event.exceeded == TIMEOUT else event.exceeded
+    error = exceeded_text(event.exceeded, event.ran_for_s, event.limit_s)
+    attempts = _with_attempt(task, event.attempt, "timeout", error, "", stamp) if event.lease else task.attempts
+    # A task that waited is not held under the lease of its last attempt, which was refused then and is refused later.
+    return _ended(
+        task,
+        stamp,
+        status=TaskStatus.TIMEOUT,
+        lease=event.lease,
+        error=error,
+        error_type="",
+        exceeded=exceeded,
+        attempts=attempts,
+    )
 
 
 def _ended(task: Task, stamp: Stamp, **changes: Any) -> Task:
     """End the task; its payload is not needed any more and leaves the world (the store keeps it)."""
+    if task.checkpoint is not None:
+        task = msgspec.structs.replace(task, checkpoint=None)
     return msgspec.structs.replace(
         task, ended_at=stamp.time, ended=stamp.position, ended_by=stamp.actor, payload=None, **changes
     )
@@ -484,6 +541,7 @@ def _ended(task: Task, stamp: Stamp, **changes: Any) -> Task:
 
 _STEPS: dict[type[TaskEvent], tuple[TaskStatus | None, Callable[[Task, Any, Stamp], Task]]] = {
     TaskStarted: (RUNNING, _started),
+    TaskExtended: (None, _extended),
     TaskProgressed: (None, _progressed),
     TaskPaused: (None, _paused),
     TaskResumed: (None, _resumed),

@@ -34,12 +34,13 @@ from events.inbox import InboxEvent
 from events.node import NodeEvent
 from events.pool import PoolAllocated, PoolEvent, PoolReleased
 from events.queue import QueueEvent
+from events.schedule import ScheduleEvent
 from events.service import ServiceEvent
 from events.session import SessionEvent
 from events.task import TaskAttemptFailed, TaskEvent, TaskFailed, TaskStatus
 from events.task_pause import TaskPaused
 from events.worker import WorkerEvent
-from projections import container, inbox, node, pool, queue, service, session, shares, task, worker
+from projections import container, inbox, node, pool, queue, schedule, service, session, shares, task, worker
 from projections.indexes import Indexes
 from projections.latest import KEPT
 from projections.memory import COMMAND, HARD_S, KEY, SOFT_S, TASK, Memory
@@ -76,6 +77,7 @@ class World:
         self.nodes: dict[str, node.Node] = {}
         self.pools: dict[str, pool.Pool] = {}
         self.sessions: dict[str, session.Session] = {}
+        self.schedules: dict[str, schedule.Schedule] = {}
         self.inboxes: dict[str, inbox.Inbox] = {}
         self.queues: dict[str, queue.Queue] = {}
         self.accounts: dict[str, shares.Account] = {}
@@ -363,6 +365,7 @@ _TABLES = {
     "pools": ("pool_id", "pool_changed"),
     "sessions": ("session_id", "session_changed"),
     "inboxes": ("domain", ""),
+    "schedules": ("schedule_id", "schedule_changed"),
 }
 
 
@@ -378,6 +381,7 @@ def _folds(world: World) -> dict[type[Event], Callable[[Any, Stamp], None]]:
         QueueEvent: _fold_queue(world),
         SessionEvent: _fold(world, "sessions", session.evolve),
         InboxEvent: _fold(world, "inboxes", inbox.evolve),
+        ScheduleEvent: _fold(world, "schedules", schedule.evolve),
     }
     return {
         event: fold

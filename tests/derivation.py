@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from coordinator.deciders.matching import rounds_taken, schedule
+from coordinator.placement.matching import rounds_taken, schedule
 from events import codec
 from events.base import Position
 from events.coordinator import CoordinatorTurn

@@ -88,7 +88,8 @@ STORY: tuple[Step, ...] = (
     *(_observed("exited", exit_code=0, cause="requested"), "container.destroy"),
     *("worker.register", "task.submit", "task.offer", "task.claim", "task.progress", "task.complete", "task.get"),
     *(_submitted(9), _claimed("claim_9"), _asked_to_end(9), "task.report_cancel", _completed(9)),
-    *(_submitted(2), _claimed("claim_3"), "task.fail"),
+    ("task.submit", {"task_id": "task_2", "task_name": "add", "timeout_s": 600.0}),
+    *(_claimed("claim_3"), "task.extend", "task.fail"),
     *(_submitted(3), _claimed("claim_4"), "task.release", _claimed("claim_2"), "task.withdraw"),
     *("task.pause", "task.resume"),
     *(_submitted(4), "task.cancel", "task.explain", "task.list", "worker.list", "worker.drain", "worker.leave"),
@@ -97,6 +98,8 @@ STORY: tuple[Step, ...] = (
     *("queue.define", "queue.pause", "queue.resume", "queue.get", "queue.list", "queue.delete"),
     ("queue.resume", {"queue_id": "default"}),
     "queue.set_policy",
+    *("schedule.define", "schedule.next", "schedule.pause", "schedule.resume", "schedule.backfill", "schedule.get"),
+    *("schedule.list", "schedule.delete"),
     *("pool.define", "pool.allocate", "pool.get", "pool.release", "inbox.list", "coordinator.stats"),
     *(_FAILING, _FAILED),
     *(

@@ -13,6 +13,7 @@ from coordinator.commands.caller import Caller
 from coordinator.commands.container import CreateContainer, DestroyContainer
 from coordinator.commands.node import RegisterNode
 from coordinator.commands.pool import AllocatePool, DefinePool, ReleasePool
+from coordinator.commands.schedule import DefineSchedule, DeleteSchedule
 from coordinator.commands.service import DeregisterService, RegisterService
 from coordinator.commands.session import BindSession, CloseSession
 from coordinator.commands.task import CancelTask, ClaimTasks, CompleteTask, FailTask, SubmitTask
@@ -22,6 +23,7 @@ from coordinator.engine.engine import Engine
 from coordinator.journal.replay import fold
 from events.coordinator import EpochClaim
 from events.resources import Resources
+from events.schedule import TaskContent
 from projections.store.port import KINDS, state_rows
 from projections.world import World
 
@@ -98,6 +100,10 @@ async def a_bit_of_everything(engine: Engine, name: str = "a", tasks: int = 12) 
         share = Resources(cpu_millis=100)
         await order(AllocatePool(pool_id=f"{name}-pool", request_id=f"request-{number}", resources=share))
     await order(ReleasePool(pool_id=f"{name}-pool", request_id="request-1"))
+    for number in range(2):
+        content = TaskContent(task_name="work")
+        await order(DefineSchedule(schedule_id=f"{name}-schedule-{number}", task=content, cron="0 0 1 1 *"))
+    await order(DeleteSchedule(schedule_id=f"{name}-schedule-0"))
     await some_tasks(engine, name, tasks)
     await order(RegisterWorker(worker_id=f"{name}-gone"))
     await order(LeaveWorker(worker_id=f"{name}-gone"))

@@ -25,7 +25,14 @@ if TYPE_CHECKING:
 
     from coordinator.commands.command import Operation
 
-PACKAGES = ("events", "projections", "coordinator/commands", "coordinator/deciders", "coordinator/engine")
+PACKAGES = (
+    "events",
+    "projections",
+    "coordinator/commands",
+    "coordinator/deciders",
+    "coordinator/placement",
+    "coordinator/engine",
+)
 FILES = (
     *("coordinator/follower/read_door.py", "coordinator/follower/dead_letters.py", "coordinator/follower/follower.py"),
     "coordinator/bus/nats_client.py",

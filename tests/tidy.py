@@ -49,6 +49,7 @@ FLOORS: tuple[frozenset[str], ...] = (
     frozenset({"projections", "logs", "home", "stop_signals", "own_process", "errors"}),
     frozenset({"commands", "bus", "runtime", "nats_server"}),
     frozenset({"deciders", "journal", "client", "security"}),
+    frozenset({"placement"}),
     frozenset({"engine", "node", "worker", "health", "archive", "settings"}),
     frozenset({"doors", "follower", "agent"}),
     frozenset({"leadership", "api"}),
@@ -63,6 +64,7 @@ FLOORS: tuple[frozenset[str], ...] = (
 # Further limits: who may import what, and which part of it.
 ONLY: dict[str, frozenset[str]] = {
     "deciders": frozenset({"commands", "projections", "events"}),
+    "placement": frozenset({"commands", "deciders", "projections", "events"}),
 }
 ONLY_BY: dict[str, frozenset[str]] = {
     "settings": frozenset({"app", "processes", "diagnostics", "cli", "demo", "bench"}),

@@ -77,7 +77,8 @@ RECORDED: dict[str, str] = {
     "task.cancel_told": "when the worker reports that it told the handler; once for each attempt.",
     "task.cancel_forced": "when the worker reports how it forces the end after the grace, or the coordinator stops the "
     "container.",
-    "task.timed_out": "when an attempt has run for the task's `timeout_s`.",
+    "task.extended": "when the lease holder asks for more time than the task's `timeout_s`.",
+    "task.timed_out": "when a task has exceeded its `timeout_s`, `start_within_s` or `finish_within_s`.",
     "task.report_refused": "when a report names a lease that is not held; once for consecutive reports of one lease.",
     "worker.registered": "when `register_worker` has something new, or a claim comes from a worker id that is unknown, "
     "lost or has left.",
@@ -103,6 +104,13 @@ RECORDED: dict[str, str] = {
     "queue.resumed": "when `resume_queue` is called on a paused queue.",
     "queue.deleted": "when `delete_queue` is called on a queue without tasks that have not ended.",
     "idempotency.forgotten": "when `engine.remembered_max` is reached: the oldest keys of the tenant with the most.",
+    "schedule.defined": "when a schedule is created or changed.",
+    "schedule.fired": "when the task of a slot is submitted.",
+    "schedule.queued": "when a slot is due and the task before it has not ended, with `overlap` queue.",
+    "schedule.skipped": "when slots are left out.",
+    "schedule.paused": "when a schedule is paused.",
+    "schedule.resumed": "when a paused schedule is resumed.",
+    "schedule.deleted": "when a schedule is deleted.",
     "session.bound": "when `bind_session` names a different container, or a container is created for the session.",
     "session.closed": "when `close_session` is called, or the container that served the session is destroyed.",
     "inbox.recorded": "when an event of a kind that is not the coordinator's own is read from the domain's inbox.",

@@ -59,6 +59,7 @@ _COMMANDS = {
     "queue": ("coordinator.cli.queue", "queue", "List, pause and resume queues; set policies."),
     "dead": ("coordinator.cli.dead", "dead", "List, show and requeue tasks that failed."),
     "service": ("coordinator.cli.query", "service", "List services."),
+    "schedule": ("coordinator.cli.schedule", "schedule", "Define schedules of tasks, and show their next runs."),
     "container": ("coordinator.cli.query", "container", "List containers and print their logs."),
     "inbox": ("coordinator.cli.inbox", "inbox", "Add and list inboxes of other domains."),
     "events": ("coordinator.cli.query", "events", "Print events from the journal."),

@@ -92,6 +92,21 @@ class Number(click.ParamType[float]):
         return number
 
 
+class Moment(click.ParamType[datetime]):
+    """A time of ISO 8601; one without a zone is a local time."""
+
+    name = "time"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> datetime:
+        if isinstance(value, datetime):
+            return value
+        try:
+            time = datetime.fromisoformat(value)
+        except ValueError:
+            self.fail(f"{value!r} is not a time such as '2026-11-23T17:15:00+01:00'", param, ctx)
+        return time if time.tzinfo is not None else time.astimezone()
+
+
 def moment(seconds: float | None) -> str:
     """Format a time in UTC; return '' for None."""
     return "" if seconds is None else datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S.%f")[:-3] + "Z"

@@ -12,14 +12,14 @@ import msgspec
 
 from coordinator.cli import EXIT_ERROR, EXIT_TIMED_OUT
 from coordinator.cli.connection import TENANT, TRACEPARENT, URL, asking
-from coordinator.cli.output import Number, NumberOrName, moment, output_options, show, show_json, show_one
+from coordinator.cli.output import Moment, Number, NumberOrName, moment, output_options, show, show_json, show_one
 from coordinator.cli.retries import RETRY_FACTS, attempt_facts, retry_of, retry_options
 from coordinator.client.paging import listed
 from coordinator.client.service_list import list_services
 from coordinator.commands.container import GetContainer, ListContainers
 from coordinator.commands.explain import ExplainTask
 from coordinator.commands.service import NO_PORT
-from coordinator.commands.task import CancelTask, GetTask, ListTasks, SubmitTask
+from coordinator.commands.task import LATEST_S, CancelTask, GetTask, ListTasks, SubmitTask
 from coordinator.commands.task_pause import PauseTask, ResumeTask
 from coordinator.terminal import clean
 from events.after import After, AfterJoin, AfterOn, Otherwise
@@ -29,6 +29,7 @@ from events.errors import NotFound, Refused
 from events.nats_address import address_of
 from events.service import ServiceStatus
 from events.task import TaskStatus
+from events.time_limits import TimeLimits
 
 if TYPE_CHECKING:
     from coordinator.client.client import Client
@@ -62,6 +63,7 @@ class _Place(click.ParamType[Position | datetime]):
             self.fail(f"{error.message}; or use a time such as '2026-11-23T17:15:00Z'", param, ctx)
 
 
+LIMIT = Number(0.001, 366 * 86_400, SECONDS)
 _WAIT = click.option(
     "--wait", type=Number(0, WAIT_MOST_S, SECONDS), default=0.0, help="Wait up to N seconds for the task to end."
 )
@@ -89,6 +91,14 @@ def _waits_for(found: Task) -> str:
     return f"the {found.after.on.value} of {several}{', '.join(found.waiting_for)}"
 
 
+def _limits(task: Task) -> str:
+    """Return the time limits of a task."""
+    limits = {"timeout_s": task.timeout_s}
+    if task.time_limits is not None:
+        limits |= msgspec.structs.asdict(task.time_limits)
+    return ", ".join(f"{name.removesuffix('_s')} {limit:g} s" for name, limit in limits.items() if limit is not None)
+
+
 _TASK_COLUMNS = (
     ("id", lambda t: t.task_id),
     ("name", lambda t: t.task_name),
@@ -98,6 +108,7 @@ _TASK_COLUMNS = (
     ("worker", lambda t: t.worker_id),
     ("submitted", lambda t: moment(t.submitted_at)),
     ("ended", lambda t: moment(t.ended_at)),
+    ("not before", lambda t: "" if t.attempt else moment(t.not_before)),
 )
 _TASK_FACTS = (
     *_TASK_COLUMNS,
@@ -108,6 +119,8 @@ _TASK_FACTS = (
     ("trace", lambda t: t.traceparent),
     ("started", lambda t: moment(t.started_at)),
     ("execution time", lambda t: "" if t.execution_time_s is None else f"{t.execution_time_s:.3f} s"),
+    ("limits", _limits),
+    ("exceeded", lambda t: t.exceeded or ("timeout_s" if t.status is TaskStatus.TIMEOUT else "")),
     ("failures", lambda t: f"{t.failures} of at most {t.retries_most + 1}" if t.failures else ""),
     ("waits for", _waits_for),
     ("cancellation", _cancellation),
@@ -133,11 +146,16 @@ def task() -> None:
 )  # fmt: skip
 @click.option("--queue", default="", help="Queue; by default that named `default`.")
 @click.option("--key", default="", help="Whose share of the queue it takes of, where keys share it.")
-@click.option("--timeout", type=Number(0.001, 366 * 86_400, SECONDS), help="Time limit of one attempt in seconds.")
+@click.option("--timeout", type=LIMIT, help="Time limit of one attempt in seconds.")
+@click.option("--start-within", type=LIMIT, help="Time limit of the wait for a worker in seconds.")
+@click.option("--finish-within", type=LIMIT, help="Time limit of all attempts together in seconds.")
+@click.option("--heartbeat", type=LIMIT, help="Fail an attempt that reports nothing for this many seconds.")
 @click.option("--max-retries", type=int, help="Retries after the first attempt.")
 @retry_options
 @click.option("--cpu", help="CPU request, such as 500m.")
 @click.option("--memory", help="Memory request, such as 2Gi.")
+@click.option("--delay", type=Number(0.0, LATEST_S, SECONDS), help="Start this many seconds from now.")
+@click.option("--not-before", type=Moment(), help="Start at this time at the earliest: 2026-11-23T17:15:00+01:00.")
 @click.option("--id", "task_id", metavar="ID", help="Task id. A second submit with the same id has no effect.")
 @click.option("--after", metavar="ID", multiple=True, help="Begin after this task has ended. Repeatable.")
 @click.option(
@@ -199,11 +217,14 @@ def _submit_command(name: str, options: dict[str, Any]) -> SubmitTask:
         timeout_s=options["timeout"],
         max_retries=options["max_retries"],
         resources=Resources.parse(amounts),
-        payload=_payload_of(options["payload"]),
+        payload=given_payload(options["payload"]),
         queue=options["queue"],
         fairness_key=options["key"],
         retry=retry_of(options),
         after=_after(options),
+        not_before=None if options["not_before"] is None else options["not_before"].timestamp(),
+        delay_s=options["delay"],
+        time_limits=time_limits_of(options),
     )
 
 
@@ -218,8 +239,8 @@ def _after(options: dict[str, Any]) -> After | None:
     )
 
 
-def _payload_of(given: str | None) -> Payload | None:
-    """Return the payload that `--payload` says, None without the option."""
+def given_payload(given: str | None) -> Payload | None:
+    """Return the payload of an option, None without it; raise a usage error if it is no JSON."""
     from coordinator.commands.payloads import payload_of
 
     if given is None:
@@ -231,6 +252,12 @@ def _payload_of(given: str | None) -> Payload | None:
         msg = f"--payload is not valid JSON ({error}); quote text: --payload '\"text\"'"
         raise click.UsageError(msg) from error
     return payload_of(value, "--payload")
+
+
+def time_limits_of(options: dict[str, Any]) -> TimeLimits | None:
+    """Return the time limits that options give, None for none."""
+    given = {f"{name}_s": options[name] for name in ("start_within", "finish_within", "heartbeat")}
+    return TimeLimits(**given) if any(one is not None for one in given.values()) else None
 
 
 def _no_key_twice(pairs: list[tuple[str, Any]]) -> None:
@@ -330,7 +357,7 @@ def task_resume(ctx: click.Context, /, task_id: str, url: str | None, **options:
     """Resume a paused task."""
     command = ResumeTask(
         task_id=task_id,
-        payload=_payload_of(options["payload"]),
+        payload=given_payload(options["payload"]),
         more_retries=options["more_retries"],
         reason=options["reason"],
     )

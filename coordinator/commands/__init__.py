@@ -16,6 +16,7 @@ from coordinator.commands import (
     node,
     pool,
     queue,
+    schedule,
     service,
     session,
     task,
@@ -24,7 +25,10 @@ from coordinator.commands import (
 )
 from coordinator.commands.command import Command
 
-KINDS = (task, cancel_ladder, explain, task_pause, queue, worker, service, container, session, node, pool, cluster)
+KINDS = (
+    *(task, cancel_ladder, explain, task_pause, queue, schedule, worker, service, container, session, node, pool),
+    cluster,
+)
 
 
 def command_type(command: type[Command]) -> str:

@@ -7,6 +7,7 @@ says of itself: `str()` of a member of a `(str, Enum)` is its name.
 
 from __future__ import annotations
 
+from datetime import datetime
 from enum import Enum
 from math import isfinite, nan
 from typing import Any
@@ -76,6 +77,15 @@ def number(name: str, value: Any) -> float:
     if isinstance(given, int) and made != given:
         raise Refused(f"{name} {shown(value)} has more digits than a float holds: use fewer", reason="bad_type")
     return made
+
+
+def moment(name: str, value: Any) -> float:
+    """Return a datetime as seconds since 1970; raise `Refused` if it has no zone, or is no datetime."""
+    given: datetime = wanted(name, value, datetime, "a datetime with a zone, such as datetime.now(UTC)")
+    if given.utcoffset() is None:
+        msg = f"{name} {given.isoformat()!r} has no zone: use an aware datetime, such as one of datetime.now(UTC)"
+        raise Refused(msg, reason="bad_time")
+    return given.timestamp()
 
 
 def flag(name: str, value: Any) -> bool:

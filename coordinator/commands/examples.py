@@ -247,6 +247,38 @@ CHECKS: list[dict[str, Any]] = [
 
 CHECKS_KEPT: list[dict[str, Any]] = [{**one, "reign": "1.1"} for one in CHECKS]
 
+SCHEDULE: dict[str, Any] = {
+    "schedule_id": "nightly",
+    "status": "active",
+    "defined": [37, 0],
+    "defined_at": 1795967531.66,
+    "timing": {"cron": "30 2 * * *", "time_zone": "Europe/Berlin"},
+    "latest": [37, 0],
+    "task": {"task_name": "add", "max_retries": 3},
+    "next_slot": 1796002200,
+    "source": "planning",
+    "tenant": "default",
+}
+
+SCHEDULE_FIRED: dict[str, Any] = {**SCHEDULE, "fired": 1}
+
+RUNS: list[dict[str, Any]] = [
+    {
+        "slot": 1796002200,
+        "fires_at": 1796002200.0,
+        "local": "2026-11-30T02:30:00+01:00",
+        "zone": "CET",
+        "is_dst": False,
+    },
+    {
+        "slot": 1796088600,
+        "fires_at": 1796088600.0,
+        "local": "2026-12-01T02:30:00+01:00",
+        "zone": "CET",
+        "is_dst": False,
+    },
+]
+
 POOL_EMPTY: dict[str, Any] = {
     "pool_id": "pool_1",
     "capacity": {"cpu_millis": 8000, "gpus": 2},

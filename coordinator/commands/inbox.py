@@ -29,7 +29,7 @@ BEGINS_BYTES = 80
 
 KINDS = frozenset(
     {
-        *("container", "service", "task", "queue", "worker", "node", "pool", "session", "coordinator"),
+        *("container", "service", "task", "queue", "schedule", "worker", "node", "pool", "session", "coordinator"),
         *("inbox", "idempotency"),
     }
 )

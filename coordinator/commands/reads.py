@@ -30,7 +30,7 @@ QUOTED_CHARS = 200
 
 _Place = Annotated[str, msgspec.Meta(pattern=r"^[0-9]{1,12}\.[0-9]{1,6}\Z", description="<sequence>.<index>")]
 _Text = Annotated[str, msgspec.Meta(max_length=1024)]
-_Kind = Literal["task", "container", "service", "worker", "node", "pool", "session"]
+_Kind = Literal["task", "container", "service", "worker", "node", "pool", "session", "schedule"]
 
 
 class ReadQuestion(Operation[Told_co], Generic[Told_co], frozen=True, kw_only=True, gc=False, omit_defaults=True):

@@ -11,7 +11,11 @@ from events.cancel_ladder import Escalation
 from events.resources import NONE, Resources
 from events.retry import RetryPolicy
 from events.task import Payload, TaskStatus, TaskUsage
+from events.time_limits import TimeLimits
 from projections.task import Task
+
+LATEST_S = 3653 * 86_400.0
+"""How far ahead the first start of a task may be: ten years."""
 
 
 class SubmitTask(Command[str], frozen=True, kw_only=True, gc=False):
@@ -23,13 +27,16 @@ class SubmitTask(Command[str], frozen=True, kw_only=True, gc=False):
     queue, the task takes of the share of its `fairness_key`. `retry` says how it is retried; without it, as the
     settings say. `requeued_from` names the ended task that it does again. With `after` it waits until up to 64 other
     tasks have ended: all or any of them (`join`), with `success` or in any way (`on`). When that cannot be any more, it
-    is cancelled, or runs (`otherwise`).
+    is cancelled, or runs (`otherwise`). No attempt starts before
+    `not_before`, in seconds since 1970, or before `delay_s` seconds have passed since the submit. `timeout_s` limits
+    one attempt; `time_limits` are the other limits.
     """
 
     KIND, VERB = "task", "submit"
     REFUSALS = frozenset({
-        "bad_after", "bad_number", "bad_payload", "bad_priority", "bad_retry", "bad_text", "id_taken", "memory_full",
-        "payload_too_large", "queue_full", "quota", "rate_limited", "too_many", "unknown_predecessor", "unknown_queue",
+        "bad_after", "bad_number", "bad_payload", "bad_priority", "bad_retry", "bad_text", "bad_time", "id_taken",
+        "memory_full", "payload_too_large", "queue_full", "quota", "rate_limited", "too_many", "unknown_predecessor",
+        "unknown_queue",
     })  # fmt: skip
     EXAMPLE = Example({"task_id": "task_1", "task_name": "add", "priority": 5, "payload": PAYLOAD}, "task_1")
 
@@ -48,6 +55,9 @@ class SubmitTask(Command[str], frozen=True, kw_only=True, gc=False):
     retry: RetryPolicy | None = None
     requeued_from: str = ""
     after: After | None = None
+    not_before: float | None = None
+    delay_s: float | None = None
+    time_limits: TimeLimits | None = None
 
 
 class ClaimTasks(Command[list[Task]], frozen=True, kw_only=True, gc=False):
@@ -102,7 +112,7 @@ class CompleteTask(Command[None], frozen=True, kw_only=True, gc=False):
     FOR = frozenset({"domain", "worker", "agents"})
     REFUSALS = frozenset({
         "already_ended", "bad_number", "bad_payload", "bad_text", "not_found", "not_ready", "paused",
-        "payload_too_large", "stale_lease",
+        "payload_too_large", "stale_lease", "too_early",
     })  # fmt: skip
     EXAMPLE = Example({"task_id": "task_1", "lease": "claim_1.1.1", "execution_time_s": 0.2, "result": RESULT})
 
@@ -127,7 +137,7 @@ class FailTask(Command[TaskStatus], frozen=True, kw_only=True, gc=False):
     KIND, VERB, REMEMBERED = "task", "fail", True
     FOR = frozenset({"domain", "worker", "agents"})
     REFUSALS = frozenset({
-        "already_ended", "bad_number", "bad_text", "not_found", "not_ready", "paused", "stale_lease",
+        "already_ended", "bad_number", "bad_text", "not_found", "not_ready", "paused", "stale_lease", "too_early",
     })  # fmt: skip
     EXAMPLE = Example({"task_id": "task_2", "lease": "claim_3.1.1", "error": "the page was not found"}, "pending")
 
@@ -156,17 +166,42 @@ class ReleaseTask(Command[None], frozen=True, kw_only=True, gc=False):
 
 
 class ProgressTask(Command[None], frozen=True, kw_only=True, gc=False):
-    """Report the progress of the attempt under `lease`, 0 to 1."""
+    """
+    Report the progress of the attempt under `lease`, 0 to 1.
+
+    Without `progress` the attempt only shows that it goes on, for tasks with a limit `heartbeat_s`. `checkpoint` is
+    kept until the task ends, and given to the next attempt with the task; the last one counts.
+    """
 
     KIND, VERB = "task", "progress"
     FOR = frozenset({"domain", "worker", "agents"})
-    REFUSALS = frozenset({"bad_number", "bad_text", "not_found", "stale_lease"})
+    REFUSALS = frozenset({
+        "bad_number", "bad_payload", "bad_text", "not_found", "payload_too_large", "queue_full", "stale_lease",
+    })  # fmt: skip
     EXAMPLE = Example({"task_id": "task_1", "lease": "claim_1.1.1", "progress": 0.5, "message": "5 of 10 pages"})
 
     task_id: str
     lease: str
-    progress: float
+    progress: float | None = None
     message: str = ""
+    checkpoint: Payload | None = None
+
+
+class ExtendTask(Command[float | None], frozen=True, kw_only=True, gc=False):
+    """
+    Give the attempt under `lease` more time than the `timeout_s` of its task.
+
+    The answer is when it ends now, in seconds since 1970; null if the task has no `timeout_s`.
+    """
+
+    KIND, VERB, REMEMBERED = "task", "extend", True
+    FOR = frozenset({"domain", "worker", "agents"})
+    REFUSALS = frozenset({"bad_number", "bad_text", "not_found", "stale_lease"})
+    EXAMPLE = Example({"task_id": "task_2", "lease": "claim_3.1.1", "by_s": 60.0}, 1795968191.64)
+
+    task_id: str
+    lease: str
+    by_s: float
 
 
 class CancelTask(Command[TaskStatus], frozen=True, kw_only=True, gc=False):

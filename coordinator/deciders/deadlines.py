@@ -1,5 +1,5 @@
 """
-When something may be due for each worker, service, node and container, so that `due` looks only at those. Pure.
+When something may be due for each worker, attempt, service, node and container: `due` looks only at those. Pure.
 
 An index over the world and the signs of life; like these signs it is kept by the writer and is not folded. A deadline
 noted here may be too early, never too late: a heartbeat moves nothing here, and who is looked at too early is noted
@@ -19,6 +19,7 @@ from events.node import NodeEvent
 from events.service import ServiceEvent
 from events.task import TaskStarted
 from events.worker import WorkerEvent
+from projections.time_limits import heartbeat_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -97,6 +98,9 @@ class Deadlines:
         self._world = world
         self.holders = Due(world.indexes.held)
         """The workers that hold tasks, by the lease that ends first."""
+        held = (task_id for tasks in world.indexes.held.values() for task_id in tasks)
+        self.attempts = Due(task_id for task_id in held if heartbeat_of(world.tasks[task_id]) is not None)
+        """The tasks whose attempt has to report at least every so often."""
         self.workers = Due(world.workers)
         self.services = Due(world.services)
         self.nodes = Due(world.nodes)
@@ -123,6 +127,9 @@ class Deadlines:
             kind = type(event)
             if kind is TaskStarted:
                 self.holders.began(event.worker_id)  # type: ignore[attr-defined]  # it is one
+                task = self._world.tasks.get(event.subject)
+                if task is not None and task.time_limits is not None:
+                    self.attempts.changed(task.task_id)
             elif kind is CoordinatorMassSilenceEnded:
                 self._no_longer_spared(event.kind)  # type: ignore[attr-defined]  # likewise
             elif kind in followings:
@@ -149,6 +156,9 @@ class Deadlines:
         self.workers.changed(worker_id)
         self.silences[Watched.WORKER].due.changed(worker_id)
         self.holders.changed(worker_id)
+        for task_id in self._world.indexes.held.get(worker_id, ()):
+            if self._world.tasks[task_id].time_limits is not None:
+                self.attempts.changed(task_id)
 
     def _node_changed(self, node_id: str) -> None:
         self.nodes.changed(node_id)

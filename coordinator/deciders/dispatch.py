@@ -15,6 +15,7 @@ from coordinator.deciders import (
     node,
     pool,
     queue,
+    schedule,
     service,
     session,
     silence,
@@ -50,6 +51,7 @@ DECIDERS: dict[type[Command], Decider] = {
     **session.DECIDERS,
     **{kind: _with_following(decider) for kind, decider in node.DECIDERS.items()},
     **pool.DECIDERS,
+    **schedule.DECIDERS,
     **queue.DECIDERS,
     **silence.DECIDERS,
 }
@@ -61,6 +63,7 @@ _TELLERS: dict[type[Command], Teller] = {
     **session.TELLERS,
     **node.TELLERS,
     **pool.TELLERS,
+    **schedule.TELLERS,
     **queue.TELLERS,
     **silence.TELLERS,
 }

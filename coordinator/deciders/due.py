@@ -1,5 +1,5 @@
 """
-What is due now: expired leases, attempts past their timeout, silent entities, failed containers whose pause is over.
+What is due now: expired leases, tasks past a time limit, silent entities, failed containers whose pause is over.
 
 Pure. `now` (in the context) is commit time, for deadlines recorded in the journal; `heard_now` is the writer's
 monotonic clock, for silence. Each event carries the evidence: how long the silence lasted, and its limit.
@@ -9,7 +9,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from coordinator.deciders import cancel_ladder, node, service, silence, supervision, task, worker
+from coordinator.deciders import (
+    cancel_ladder,
+    heartbeats,
+    node,
+    schedule,
+    service,
+    silence,
+    supervision,
+    task,
+    worker,
+)
 from coordinator.deciders.deadlines import Deadlines
 from coordinator.deciders.dependents import with_following
 
@@ -35,6 +45,8 @@ def due(
     if world.indexes.cancels:
         yield from with_following(world, cancel_ladder.due(world, context), context)
     yield from task.due(world, signs, context, heard_now, deadlines.holders)
+    yield from schedule.due(world, context)
+    yield from heartbeats.due(world, signs, context, heard_now, deadlines.attempts)
     yield from silence.due(world, signs, context, heard_now, deadlines.silences)
     yield from worker.due(world, signs, context, heard_now, deadlines.workers)
     yield from service.due(world, signs, context, heard_now, deadlines.services)

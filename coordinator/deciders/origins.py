@@ -17,6 +17,7 @@ from events.base import START
 from events.container import ContainerCreated, ContainerEvent, ContainerFailed
 from events.coordinator import CoordinatorPlacementRefused
 from events.node import NodeEvent, NodeRegistered
+from events.schedule import ScheduleDefined, ScheduleEvent
 from events.service import ServiceEvent, ServiceHealthChanged, ServiceRegistered
 from events.session import SessionBound, SessionClosed
 from events.task import (
@@ -177,14 +178,27 @@ def _of_registered(world: World, event: ServiceRegistered | WorkerRegistered, sa
     return NO_ORIGIN if container is None else ("", "", _latest_of_container(world, container, said))
 
 
+def _of_submitted(world: World, event: TaskSubmitted, said: Said) -> Origin:
+    """The task of a slot belongs to the tenant of its schedule, whose last event led to it."""
+    if event.occurrence is None:
+        return NO_ORIGIN
+    return _of_schedule(world, event.occurrence, said)
+
+
+def _of_schedule(world: World, event: Any, said: Said) -> Origin:
+    schedule = world.schedules.get(event.schedule_id)
+    return NO_ORIGIN if schedule is None else (schedule.tenant, "", str(schedule.latest))
+
+
 _OF_KIND: dict[type[Event], Callable[[World, Any, Said], Origin]] = {
     TaskEvent: _of_task,
     ContainerEvent: _of_container,
     ServiceEvent: _of_service,
     WorkerEvent: _of_worker,
     NodeEvent: _of_node,
+    ScheduleEvent: _of_schedule,
 }
-_CREATE = (TaskSubmitted, ContainerCreated, ServiceRegistered, WorkerRegistered, NodeRegistered)
+_CREATE = (TaskSubmitted, ScheduleDefined, ContainerCreated, ServiceRegistered, WorkerRegistered, NodeRegistered)
 ORIGINS: dict[type[Event], Callable[[World, Any, Said], Origin]] = {
     ServiceRegistered: _of_registered,
     WorkerRegistered: _of_registered,
@@ -198,6 +212,7 @@ ORIGINS: dict[type[Event], Callable[[World, Any, Said], Origin]] = {
         for base, find in _OF_KIND.items()
         if issubclass(event, base)
     },
+    TaskSubmitted: _of_submitted,
     TaskAttemptFailed: _of_failed,
     TaskFailed: _of_failed,
     TaskPaused: _of_failed,

@@ -23,7 +23,7 @@ from coordinator.commands.service import (
     ReportNotChecked,
     ServiceLoad,
 )
-from coordinator.commands.task import ClaimTasks
+from coordinator.commands.task import ClaimTasks, ExtendTask, ProgressTask
 from coordinator.commands.worker import RegisterWorker
 from events.ids import checked
 
@@ -43,7 +43,7 @@ _SIGN_OF: dict[type[Command], tuple[str, str]] = {
     RegisterService: ("services", "service_id"),
 }
 """The table that holds the sign of a command, and the command's field with the id."""
-SIGNS_OF_LIFE = frozenset({*_SIGN_OF, ReportCheck, ReportNotChecked, HeartbeatService})
+SIGNS_OF_LIFE = frozenset({*_SIGN_OF, ReportCheck, ReportNotChecked, HeartbeatService, ProgressTask, ExtendTask})
 """The commands that `Signs.before` and `Signs.accepted` look at."""
 
 
@@ -70,6 +70,10 @@ class Signs:
         self.orders: dict[str, str] = {}
         """The id of the last orders sent to each node."""
         self.leases: dict[str, float] = {}
+        self.reports: dict[str, float] = {}
+        """When each attempt that has to report at least every so often did so last, by its lease."""
+        self.taken = inf
+        """Up to when all commands have been taken up: later reports may wait among them."""
         self.loads: dict[str, ServiceLoad] = {}
         self.worker_loads: dict[str, float] = {}
         self.checks: dict[str, Checks] = {}
@@ -135,7 +139,10 @@ class Signs:
         """Keep the sign of life of a command that was accepted at commit time *at*."""
         if type(command) not in SIGNS_OF_LIFE:
             return
-        if isinstance(command, ReportCheck):
+        if isinstance(command, (ProgressTask, ExtendTask)):
+            if command.lease in self.reports:
+                self.reports[command.lease] = now
+        elif isinstance(command, ReportCheck):
             self.checked[command.service_id] = now
             if command.ok:
                 self.services[command.service_id] = now

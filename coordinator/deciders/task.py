@@ -14,7 +14,15 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from msgspec.structs import replace
 
 from coordinator.commands.command import Command
-from coordinator.commands.task import CancelTask, CompleteTask, FailTask, ProgressTask, ReleaseTask, SubmitTask
+from coordinator.commands.task import (
+    CancelTask,
+    CompleteTask,
+    ExtendTask,
+    FailTask,
+    ProgressTask,
+    ReleaseTask,
+    SubmitTask,
+)
 from coordinator.commands.validation import (
     AMOUNT_MAX,
     check_number,
@@ -24,10 +32,12 @@ from coordinator.commands.validation import (
     shortened_begin,
 )
 from coordinator.deciders import cancel_ladder, dependencies
+from coordinator.deciders.first_start import first_start, too_early
 from coordinator.deciders.housing import is_frozen
 from coordinator.deciders.queue import PRIORITY_MOST, check_queue, priority_of
 from coordinator.deciders.retries import backoff_s, check_policy, is_final
 from coordinator.deciders.rules import Decider, Teller, not_found
+from coordinator.deciders.time_limits import LEAST_S, MOST_S, checked_limits, timed_out
 from events.errors import Refused, StaleLease, Unavailable, shown
 from events.idempotency import IdempotencyForgotten
 from events.ids import checked
@@ -37,17 +47,18 @@ from events.task import (
     TaskAttemptFailed,
     TaskCancelled,
     TaskCompleted,
+    TaskExtended,
     TaskFailed,
     TaskProgressed,
     TaskReportRefused,
     TaskStarted,
     TaskStatus,
     TaskSubmitted,
-    TaskTimedOut,
 )
 from events.task_pause import TaskPaused
 from projections.queue import name_of
 from projections.task import ENDED, SMALL_CHARS, bytes_of, checksum, content_of, digest_of
+from projections.time_limits import end_of_attempt
 from projections.worker import WorkerStatus
 from projections.world import OUTCOMES
 
@@ -70,13 +81,14 @@ DIRECT = "direct"
 ROOM = 0.95
 """Share of `remembered_max` up to which idempotency keys older than `HARD_S` may stay."""
 
+CHECKPOINT_BYTES_MAX = 16 * 1024
 LEASE_CHARS_MAX = 80
 """No granted lease is longer: the id of a claim and two numbers."""
 
 
 _CONTENT = (
     "task_name", "task_type", "priority", "timeout_s", "max_retries", "resources", "idempotency_key", "queue",
-    "fairness_key", "retry", "requeued_from", "after",
+    "fairness_key", "retry", "requeued_from", "after", "time_limits",
 )  # fmt: skip
 """What the repeat of a submit must say again, besides the payload."""
 _SHA256_DIGITS = 64
@@ -88,7 +100,7 @@ def submit(world: World, command: SubmitTask, context: DecisionContext) -> Event
     """Submit a task; a repeat is recognized by its id or its idempotency key."""
     checked(command.task_id, "task_id")
     known = world.tasks.get(command.task_id)
-    submitted = _submitted(world, command, context)
+    submitted = submission(world, command, context)
     if known is not None:
         _same_task(known, command, submitted, f"task_id {command.task_id!r}")
         return ()
@@ -103,43 +115,80 @@ def submit(world: World, command: SubmitTask, context: DecisionContext) -> Event
             return ()
     if submitted.queue:
         check_queue(world, submitted.queue)
-    if world.memory.count >= context.rules.remembered_max:
-        msg = (
-            f"{world.memory.count} ended tasks, commands and idempotency keys are remembered, the limit of "
-            "engine.remembered_max: a task is accepted again when the oldest are forgotten, 10 minutes after their end"
-        )
-        raise Unavailable(msg, reason="memory_full", retry_after_s=5.0)
-    if len(world.indexes.tasks[_PENDING]) >= context.rules.max_pending_tasks:
-        most = context.rules.max_pending_tasks
-        msg = f"{most} tasks are pending, the limit of scheduler.max_pending_tasks: submit later or raise the limit"
-        raise Refused(msg, reason="queue_full", retry_after_s=5.0)
-    if command.payload is not None and len(command.payload.data) > SMALL_CHARS:
-        check_bytes(world, bytes_of(command.payload), context)
+    check_room(world, context.rules)
+    if command.payload is not None:
+        check_new_payload(world, command.payload, context)
     if command.after is not None:
         return dependencies.submitted(world, submitted, command.after)
     return (submitted,)
 
 
+def check_room(world: World, rules: Rules, count: int = 1) -> None:
+    """
+    Accept *count* more tasks.
+
+    Raises:
+        Refused: too many are pending. Unavailable: too many that have ended are remembered.
+    """
+    if world.memory.count >= rules.remembered_max:
+        msg = (
+            f"{world.memory.count} ended tasks, commands and idempotency keys are remembered, the limit of "
+            "engine.remembered_max: a task is accepted again when the oldest are forgotten, 10 minutes after their end"
+        )
+        raise Unavailable(msg, reason="memory_full", retry_after_s=5.0)
+    if len(world.indexes.tasks[_PENDING]) + count > rules.max_pending_tasks:
+        most = rules.max_pending_tasks
+        msg = f"{most} tasks are pending, the limit of scheduler.max_pending_tasks: submit later or raise the limit"
+        raise Refused(msg, reason="queue_full", retry_after_s=5.0)
+
+
+def check_new_payload(world: World, payload: Payload, context: DecisionContext) -> None:
+    """
+    Accept the payload of something new.
+
+    Raises:
+        Refused: what has not ended has too many bytes.
+    """
+    if len(payload.data) > SMALL_CHARS:
+        check_bytes(world, bytes_of(payload), context)
+
+
 def check_bytes(world: World, size: int, context: DecisionContext) -> None:
     """
-    Accept *size* more bytes of payloads: a source may have half of what the others leave.
+    Accept *size* more bytes of payloads of the sender.
+
+    Raises:
+        Refused: what has not ended has too many.
+    """
+    _check_bytes(world, size, context.actor, context.rules)
+
+
+def _check_bytes(world: World, size: int, source: str, rules: Rules) -> None:
+    """
+    Accept *size* more bytes of payloads or checkpoints of a source, which may have half of what the others leave.
 
     Raises:
         Refused: the tasks that have not ended have too many.
     """
-    most, indexes = context.rules.max_pending_bytes, world.indexes
-    mine = indexes.owned_payload_bytes.by_source.get(context.actor, 0)
+    most, indexes = rules.max_pending_bytes, world.indexes
+    mine = indexes.owned_payload_bytes.by_source.get(source, 0)
     others = indexes.payload_bytes - mine
     if 2 * (mine + size) > most - others:
         msg = (
-            f"this payload has {size} bytes; those of {context.actor}'s tasks that have not ended have {mine}, those "
+            f"this payload has {size} bytes; those of {source}'s tasks that have not ended have {mine}, those "
             f"of others {others}: a source may have half of what the others leave of {most}, the limit of "
             "scheduler.max_pending_bytes: submit later or raise the limit"
         )
         raise Refused(msg, reason="queue_full", retry_after_s=5.0)
 
 
-def _submitted(world: World, command: SubmitTask, context: DecisionContext) -> TaskSubmitted:
+def submission(world: World, command: SubmitTask, context: DecisionContext) -> TaskSubmitted:
+    """
+    Return the event of a new task.
+
+    Raises:
+        Refused: the command is malformed.
+    """
     rules, queue, priority = context.rules, command.queue, command.priority
     if queue:
         queue = name_of(checked(queue, "queue"))
@@ -161,7 +210,7 @@ def _submitted(world: World, command: SubmitTask, context: DecisionContext) -> T
         check_resources("resources", command.resources)
     check_payload("payload", command.payload, rules)
     if command.timeout_s is not None:
-        check_number("timeout_s", command.timeout_s, 0.001, 366 * 86_400)
+        check_number("timeout_s", command.timeout_s, LEAST_S, MOST_S)
     if command.max_retries is not None:
         check_number("max_retries", command.max_retries, 0, 1000)
     if command.retry is not None:
@@ -187,6 +236,9 @@ def _submitted(world: World, command: SubmitTask, context: DecisionContext) -> T
         retry=command.retry,
         requeued_from=command.requeued_from,
         after=command.after,
+        not_before=first_start(command, context.now),
+        delay_s=command.delay_s,
+        time_limits=None if command.time_limits is None else checked_limits(command.time_limits),
     )
 
 
@@ -211,6 +263,9 @@ def _same_content(ended: EndedTask, command: SubmitTask, event: TaskSubmitted) -
 def _same_task(task: Task, command: SubmitTask, event: TaskSubmitted, taken: str) -> None:
     """Accept a repeat of the command that submitted *task*; an ended task keeps only the digest of its payload."""
     differs = [name for name in _CONTENT if getattr(task, name) != getattr(event, name)]
+    if task.not_before is not None or event.not_before is not None:
+        name = "not_before" if task.delay_s is None and event.delay_s is None else "delay_s"
+        differs += [name] if getattr(task, name) != getattr(event, name) else []
     if command.max_retries is None and "max_retries" in differs:
         differs.remove("max_retries")  # a command that leaves it to the settings does not ask for another number
     if task.payload_digest != digest_of(event.payload):
@@ -232,7 +287,7 @@ def complete(world: World, command: CompleteTask, context: DecisionContext) -> E
         if _has_ended_as(world, command, TaskStatus.COMPLETED, "completed"):
             return ()
         task = world.tasks[command.task_id]
-        started, lease = _reported(task, command.lease, command.worker_id, "completed")
+        started, lease = _reported(task, command.lease, command.worker_id, "completed", context.now)
     else:
         started, lease = (), command.lease
     completed = TaskCompleted(
@@ -294,7 +349,7 @@ def fail(world: World, command: FailTask, context: DecisionContext) -> Events:
     if _has_ended_as(world, command, TaskStatus.FAILED, "failed"):
         return ()
     task = world.tasks[command.task_id]
-    started, lease = _reported(task, command.lease, command.worker_id, "failed")
+    started, lease = _reported(task, command.lease, command.worker_id, "failed", context.now)
     if started:
         task = replace(task, attempt=task.attempt + 1)
     ended = failed_attempt(
@@ -381,15 +436,60 @@ def release(world: World, command: ReleaseTask, context: DecisionContext) -> Eve
 
 def progress(world: World, command: ProgressTask, context: DecisionContext) -> Events:
     """Record the progress of an attempt."""
-    check_number("progress", command.progress, 0.0, 1.0)
+    if command.progress is not None:
+        check_number("progress", command.progress, 0.0, 1.0)
     check_text("message", command.message, context.rules.text_chars_max)
     task = _attempted(world, command.task_id, command.lease)
     _check_holds(task, command.lease, "", "progress")
-    if (task.progress, task.progress_message) == (command.progress, command.message):
+    if command.progress is None:
+        done = task.progress, command.message or task.progress_message
+    else:
+        done = command.progress, command.message
+    checkpoint = command.checkpoint
+    if checkpoint is not None:
+        _check_checkpoint(world, task, checkpoint, context.rules)
+        if digest_of(checkpoint) == digest_of(task.checkpoint):
+            checkpoint = None
+    if checkpoint is None and (task.progress, task.progress_message) == done:
         return ()
     return (
-        TaskProgressed(task_id=task.task_id, lease=command.lease, progress=command.progress, message=command.message),
+        TaskProgressed(
+            task_id=task.task_id, lease=command.lease, progress=done[0], message=done[1], checkpoint=checkpoint
+        ),
     )
+
+
+def _check_checkpoint(world: World, task: Task, checkpoint: Payload, rules: Rules) -> None:
+    """
+    Accept a checkpoint; its bytes count with those of the payloads, for the source of the task.
+
+    Raises:
+        Refused: it is too large, its encoding is unknown, or the tasks that have not ended have too many bytes.
+    """
+    check_payload("checkpoint", checkpoint, rules)
+    size = bytes_of(checkpoint)
+    if size > CHECKPOINT_BYTES_MAX:
+        msg = f"checkpoint has {size} bytes: use at most {CHECKPOINT_BYTES_MAX}; store more elsewhere, and its address"
+        raise Refused(msg, reason="payload_too_large")
+    before = 0 if task.checkpoint is None else bytes_of(task.checkpoint)
+    if size > max(before, SMALL_CHARS):
+        _check_bytes(world, size - before, task.source, rules)
+
+
+def extend(world: World, command: ExtendTask, context: DecisionContext) -> Events:
+    """Give an attempt more time; that of a task without a limit has enough."""
+    check_number("by_s", command.by_s, LEAST_S, MOST_S)
+    task = _attempted(world, command.task_id, command.lease)
+    _check_holds(task, command.lease, "", "extended")
+    if task.timeout_s is None:
+        return ()
+    if task.timeout_s + task.extended_s + command.by_s > MOST_S:
+        msg = (
+            f"by_s {command.by_s:g} makes the time of an attempt at {task.task_id!r} longer than {MOST_S:g} s: it has "
+            f"{task.timeout_s + task.extended_s:g} s now"
+        )
+        raise Refused(msg, reason="bad_number")
+    return (TaskExtended(task_id=task.task_id, lease=command.lease, by_s=command.by_s),)
 
 
 def cancel(world: World, command: CancelTask, context: DecisionContext) -> Events:
@@ -425,7 +525,7 @@ def already_ended(task_id: str, status: TaskStatus, outcome: str) -> NoReturn:
     raise Refused(msg, reason="already_ended")
 
 
-def _reported(task: Task, lease: str, worker_id: str, outcome: str) -> tuple[Events, str]:
+def _reported(task: Task, lease: str, worker_id: str, outcome: str, now: float) -> tuple[Events, str]:
     """
     Check that the reporter holds the lease, and return the events to record first and the lease.
 
@@ -438,6 +538,8 @@ def _reported(task: Task, lease: str, worker_id: str, outcome: str) -> tuple[Eve
         if task.waiting_for:
             msg = f"task {task.task_id!r} waits for {', '.join(task.waiting_for)}: report on it when it has begun"
             raise Refused(msg, reason="not_ready")
+        if task.not_before is not None and task.not_before > now:
+            raise too_early(task, task.not_before, outcome, now)
         attempt = task.attempt + 1
         made = f"{DIRECT}.{attempt}"
         worker = checked(worker_id, "worker_id") if worker_id else DIRECT
@@ -521,23 +623,11 @@ def _is_sha256(digest: str) -> bool:
 
 
 def due(world: World, signs: Signs, context: DecisionContext, heard_now: float, holders: Due) -> Iterator[Event]:
-    """Yield what is due for tasks: expired leases, attempts that exceeded their timeout, keys to forget."""
+    """Yield what is due for tasks: expired leases, tasks that exceeded a time limit, keys to forget."""
     short = world.memory.count - int(ROOM * context.rules.remembered_max)
     for tenant, through in world.memory.to_forget(short, context.now) if short > 0 else ():
         yield IdempotencyForgotten(tenant=tenant, through=through)
-    for task_id in dict.fromkeys(world.indexes.overdue(context.now)):
-        task = world.tasks.get(task_id)
-        if task is None or task.status is not TaskStatus.RUNNING or task.started_at is None or task.timeout_s is None:
-            continue
-        ran_for_s = context.now - task.started_at
-        if ran_for_s < task.timeout_s:
-            continue
-        if task.cancelling is not None:
-            yield cancel_ladder.ended(task, task.cancelling, "timeout")
-        else:
-            yield TaskTimedOut(
-                task_id=task_id, lease=task.lease, ran_for_s=ran_for_s, limit_s=task.timeout_s, attempt=task.attempt
-            )
+    yield from timed_out(world, context.now)
     yield from _due_for_leases(world, signs, context, heard_now, holders)
 
 
@@ -593,6 +683,11 @@ def _status(world: World, command: FailTask | CancelTask, context: DecisionConte
     return first if first is not None else status_of(world, command.task_id)
 
 
+def _end_of_attempt(world: World, command: ExtendTask, context: DecisionContext, done: bool) -> float | None:
+    task = world.tasks.get(command.task_id)
+    return None if task is None else end_of_attempt(task)
+
+
 _FIRST_STATUS = {OUTCOMES[TaskAttemptFailed]: TaskStatus.PENDING, OUTCOMES[TaskFailed]: TaskStatus.FAILED}
 
 
@@ -602,10 +697,12 @@ DECIDERS: dict[type[Command], Decider] = {
     FailTask: fail,
     ReleaseTask: release,
     ProgressTask: progress,
+    ExtendTask: extend,
     CancelTask: cancel,
 }
 TELLERS: dict[type[Command], Teller] = {
     SubmitTask: _submitted_id,
     FailTask: _status,
+    ExtendTask: _end_of_attempt,
     CancelTask: _status,
 }

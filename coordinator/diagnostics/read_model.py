@@ -36,6 +36,8 @@ _TABLES = ("events", "position", *(kind.table for kind in KINDS.values()))
 _ATTACH = "ATTACH DATABASE ? AS other"
 # A read model that an older release wrote is continued by this one: its rows must be the same.
 _SAME_FOLD = f"UPDATE other.position SET fold_version = ? WHERE fold_version IN ({', '.join('?' * len(READABLE))})"  # noqa: S608
+_ADDED = "CREATE TABLE IF NOT EXISTS other.schedules AS SELECT * FROM main.schedules WHERE false"
+"""What this release adds to the schema, and one that an older release wrote may not have yet."""
 _BOUNDED = "SELECT count(*) FROM other.sqlite_master WHERE name = 'removed'"
 _INTACT = "PRAGMA integrity_check(1)"
 # The names are constants of this module; a table's name cannot be a parameter.
@@ -127,6 +129,7 @@ def _differences(built: Path, copy: Path) -> list[str]:
     connection = sqlite3.connect(built)
     try:
         connection.execute(_ATTACH, (str(copy),))
+        connection.execute(_ADDED)
         connection.execute(_SAME_FOLD, (FOLD_VERSION, *sorted(READABLE)))
         if connection.execute(_BOUNDED).fetchone()[0]:
             _remove_old(connection)

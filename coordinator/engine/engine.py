@@ -56,6 +56,7 @@ from coordinator.security.gatekeeper import Access
 from coordinator.task_groups import task_group
 from events.coordinator import CoordinatorStarted, CoordinatorStopped
 from events.errors import CoordinationError, Refused, Unavailable
+from events.task import TaskSubmitted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Container, Sequence
@@ -127,14 +128,12 @@ class Engine:
         self._access = None if access is None else Access(access, world)
         self.inboxes = InboxTurns(world, self._decide_from_inbox, self.intake.wake, self._limits, spoiled)
         self._budget, self._discovery = Budget(clock), Share(clock)
-        self._waiting = Waiting(
-            world, most=most, wait_max_s=wait_max_s, ask_again=self.intake.put_back, budget=self._budget
-        )
+        again = self.intake.put_back
+        self._waiting = Waiting(world, most=most, wait_max_s=wait_max_s, ask_again=again, budget=self._budget)
         self._hints = Hints(world, self.signs, self._waiting, notify)
         self._deadlines = Deadlines(world)
         self._to_look = ToLook(world)
-        self._next_tick = 0.0
-        self._heard = 0.0
+        self._next_tick = self._heard = 0.0
         self._resigning = ""
         self.listening = Listening(
             world,
@@ -292,6 +291,8 @@ class Engine:
                 turn.record(about_itself, COORDINATOR, are_apart=True)
             self._take(turn)
             looked = self._unblock(turn)
+            if not self.intake.has_commands:
+                self.signs.taken = self._heard
             self._place(turn)
             self._record_refusals(turn)
             self._record_due(turn)
@@ -585,6 +586,8 @@ class Engine:
         context = DecisionContext(turn.now, self.rules)
         try:
             for event in due(self.world, self.signs, context, heard_now, deadlines):
+                if type(event) is TaskSubmitted:
+                    self.intake.wake()  # the next turn places it
                 if not self._refusals.is_news(event, self.world):
                     continue
                 turn.record([event], COORDINATOR)

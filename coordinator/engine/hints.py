@@ -96,9 +96,12 @@ class Hints:
     def tell(self, heard_now: float) -> None:
         """After the commit, send the hints of this turn and answer the questions whose wait has ended."""
         leases = self._signs.leases
+        reports = self._signs.reports
         for lease in self._begun:  # no worker could know its lease before
             if lease in leases:
                 leases[lease] = heard_now
+            if lease in reports:
+                reports[lease] = heard_now
         self._begun.clear()
         for (kind, entity_id), lost in self._notices.items():
             self._notify(kind, entity_id, msgspec.json.encode(LostLeases(lost=lost)))
@@ -116,21 +119,29 @@ class Hints:
     def _started(self, event: TaskStarted, heard_now: float) -> None:
         self._signs.leases[event.lease] = heard_now
         self._begun.append(event.lease)
+        if self._world.tasks[event.task_id].time_limits is not None:
+            self._signs.reports[event.lease] = heard_now
 
     def _lease_ended(
         self, event: TaskCompleted | TaskFailed | TaskAttemptFailed | TaskTimedOut | TaskPaused, _: float
     ) -> None:
-        self._signs.leases.pop(event.lease, None)
+        self._drop(event.lease)
+
+    def _drop(self, lease: str) -> None:
+        self._signs.leases.pop(lease, None)
+        if self._signs.reports:
+            self._signs.reports.pop(lease, None)
 
     def _timed_out(self, event: TaskTimedOut, heard_now: float) -> None:
         self._lease_ended(event, heard_now)
-        self._lost(event.task_id, event.lease)
+        if event.lease:
+            self._lost(event.task_id, event.lease)
 
     def _cancelled(self, event: TaskCancelled, _: float) -> None:
         task = self._world.tasks[event.task_id]
         # A task that no worker holds still names the lease of its last attempt, which may belong to another task now.
         if task.worker_id:
-            self._signs.leases.pop(task.lease, None)
+            self._drop(task.lease)
             self._lost(event.task_id, task.lease)
 
     def _cancel_asked(self, event: TaskCancelAsked, _: float) -> None:
@@ -154,7 +165,10 @@ class Hints:
         for worker_id in indexes.workers_in.get(container_id, ()):
             signs.workers[worker_id] = heard_now
             for task_id in indexes.held.get(worker_id, ()):
-                signs.leases[self._world.tasks[task_id].lease] = heard_now
+                lease = self._world.tasks[task_id].lease
+                signs.leases[lease] = heard_now
+                if lease in signs.reports:
+                    signs.reports[lease] = heard_now
 
     def _touch(self, subject: str) -> None:
         if self._waiting.touched(subject):

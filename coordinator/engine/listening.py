@@ -70,7 +70,10 @@ class Listening:
         self.signs.begin(now)
         for held in self.world.indexes.held.values():
             for task_id in held:
-                self.signs.leases[self.world.tasks[task_id].lease] = now
+                task = self.world.tasks[task_id]
+                self.signs.leases[task.lease] = now
+                if task.time_limits is not None:
+                    self.signs.reports[task.lease] = now
         self.is_on = True
         for untold in self.world.indexes.cancels.untold.values():  # the writer before may not have come to it
             tell_to_cancel(self.world, untold, self._commit_time(), self._notify)

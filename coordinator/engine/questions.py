@@ -16,28 +16,33 @@ from coordinator.commands.explain import ExplainTask
 from coordinator.commands.node import ListNodes
 from coordinator.commands.pool import GetPool
 from coordinator.commands.queue import GetQueue, ListQueues
+from coordinator.commands.schedule import GetSchedule, ListSchedules, NextRuns, Run
 from coordinator.commands.service import CheckOutcome, FindServices, GetHealthHistory, GetService, ServiceView
 from coordinator.commands.session import GetSession
 from coordinator.commands.task import GetTask, ListTasks, OfferTasks
+from coordinator.commands.validation import check_number
 from coordinator.commands.worker import ListWorkers
-from coordinator.deciders.explain import explain
 from coordinator.deciders.housing import said_of
-from coordinator.deciders.matching import offered
-from coordinator.deciders.rules import Rules, standing
+from coordinator.deciders.rules import Rules, not_found, standing
 from coordinator.deciders.service import living
+from coordinator.deciders.slots import local_time, next_after
 from coordinator.deciders.worker import check_wanted
 from coordinator.engine.queue_views import queue_view, queues_of
+from coordinator.placement.explain import explain
+from coordinator.placement.matching import offered
 from events.coordinator import ClaimFilter
 from events.errors import Refused
 from events.ids import checked
 from events.service import ServiceStatus
 from events.task import TaskStatus
+from projections.schedule import fires_at
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
     from coordinator.deciders.signs import Signs
     from projections.pool import Pool
+    from projections.schedule import Schedule
     from projections.service import Service
     from projections.task import Task
     from projections.world import World
@@ -48,6 +53,7 @@ USUAL_RULES = Rules()
 MOST_LISTED = 1000
 MOST_FOUND = 10_000
 """Services in one answer: they are small, and a caller needs all candidates to choose from."""
+MOST_RUNS = 100
 MOST_PASSED = 100_000
 """How far from its beginning a list is read here; followers read on from anywhere."""
 
@@ -74,7 +80,9 @@ def ask(world: World, signs: Signs, question: Command, heard_now: float, rules: 
             return islice(history, _limit(question.limit))
         case ListTasks():
             tasks = (_waiting(world, task) for task in _page(world.tasks, _newest_tasks(world, question), question))
-            return (msgspec.structs.replace(task, payload=None, result=None, attempts=()) for task in tasks)
+            return (
+                msgspec.structs.replace(task, payload=None, result=None, checkpoint=None, attempts=()) for task in tasks
+            )
         case ListContainers():
             containers = _page(world.containers, reversed(world.containers), question)
             return (msgspec.structs.replace(container, environment={}) for container in containers)
@@ -98,6 +106,13 @@ def ask(world: World, signs: Signs, question: Command, heard_now: float, rules: 
             return (queue_view(world, queue, with_sharers=False) for queue in found)
         case GetSession():
             return one_of(world.sessions, question.session_id, "session")
+        case GetSchedule():
+            return _living_schedule(world, question.schedule_id)
+        case ListSchedules():
+            schedules = _page(world.schedules, reversed(world.schedules), question)
+            return map(_without_payload, schedules)
+        case NextRuns():
+            return _next_runs(_living_schedule(world, question.schedule_id), question.count)
         case GetStats():
             return stats(world)
         case _:
@@ -131,6 +146,37 @@ def _page(table: Mapping[str, Thing], ids: Iterator[str], question: Any) -> Iter
             )
             raise Refused(msg, reason="bad_cursor")
     return map(table.__getitem__, islice(ids, limit))
+
+
+def _living_schedule(world: World, schedule_id: str) -> Schedule:
+    schedule: Schedule = one_of(world.schedules, schedule_id, "schedule")
+    if schedule.is_ended:
+        raise not_found(schedule_id, "schedule")
+    return schedule
+
+
+def _without_payload(schedule: Schedule) -> Schedule:
+    if schedule.task is None or schedule.task.payload is None:
+        return schedule
+    return msgspec.structs.replace(schedule, task=msgspec.structs.replace(schedule.task, payload=None))
+
+
+def _next_runs(schedule: Schedule, count: int) -> Iterator[Run]:
+    """Yield the next slots of a schedule: of a paused one, those that it would have."""
+    check_number("count", count, 1, MOST_RUNS)
+    slot = schedule.next_slot
+    for _ in range(count):
+        if slot is None:
+            return
+        local = local_time(schedule.timing, slot)
+        yield Run(
+            slot=slot,
+            fires_at=fires_at(schedule, slot),
+            local=local.isoformat(),
+            zone=local.tzname() or "",
+            is_dst=bool(local.dst()),
+        )
+        slot = next_after(schedule.timing, slot)
 
 
 def _offered(world: World, question: OfferTasks) -> Iterator[Task]:

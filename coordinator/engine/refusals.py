@@ -40,7 +40,7 @@ SOURCES_MOST = 100
 MESSAGE_CHARS = 256
 
 _OTHERS = Caller(actor="coordinator")
-_IDS = ("container_id", "service_id", "worker_id", "node_id", "pool_id", "session_id", "task_id")
+_IDS = ("container_id", "service_id", "worker_id", "node_id", "pool_id", "session_id", "schedule_id", "task_id")
 
 Refusal = CoordinatorCommandRefused | CoordinatorPlacementRefused
 

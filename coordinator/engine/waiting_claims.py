@@ -2,7 +2,7 @@
 Keeps the claims that wait for tasks, and places ready tasks with them.
 
 It holds no facts: when a writer dies with its waiting claims, the workers send them again, under the same ids. Only
-`deciders.matching.schedule` decides which task goes to which claim.
+`placement.matching.schedule` decides which task goes to which claim.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ import msgspec
 
 from coordinator.commands.task import WithdrawClaim
 from coordinator.deciders.housing import said_of
-from coordinator.deciders.matching import SCHEDULE_VERSION, rounds_taken, schedule
 from coordinator.deciders.rules import present_s
-from coordinator.deciders.sources import ready_for_custom
 from coordinator.engine.policy_child import OfferedWorker
+from coordinator.placement.matching import SCHEDULE_VERSION, rounds_taken, schedule
+from coordinator.placement.sources import ready_for_custom
 from events.coordinator import ANY, ClaimFilter, CoordinatorTurn, WaitingClaim
 from events.errors import Refused, Unavailable
 from events.task import TaskStatus

@@ -19,13 +19,13 @@ Question and answer are one JSON object each. Followers share the questions: eac
     {"kind": "task", "id": "task_01J…", "at_least": "1042.3"}
     {"ok": {"task_id": …}, "position": "1043.0"} | {"error": {"code", "message", "reason", "retry_after_s"}}
 
-Only `kind`, `id` and `position` are required. `kind` is task, container, service, worker, node, pool or session; `type`
-is a kind, or the beginning of an event type that contains the whole kind. With `at_least`, `get`, `list`, `count` and
-`events` wait a moment for that position and otherwise fail as `unavailable`, reason `behind`: they never answer from an
-older state. To continue a list, pass `next` of the last answer as `before`; to continue events, pass it as `after`.
-`next` of a list is null at its end; `next` of events is where new ones will appear. Answers may be shorter than
-`limit`. Of a read model that is bounded, `events` answers with `begins` too: earlier events were removed; after a
-position before it they are refused.
+Only `kind`, `id` and `position` are required. `kind` is task, container, service, worker, node, pool, session or
+schedule; `type` is a kind, or the beginning of an event type that contains the whole kind. With `at_least`, `get`,
+`list`, `count` and `events` wait a moment for that position and otherwise fail as `unavailable`, reason `behind`: they
+never answer from an older state. To continue a list, pass `next` of the last answer as `before`; to continue events,
+pass it as `after`. `next` of a list is null at its end; `next` of events is where new ones will appear. Answers may be
+shorter than `limit`. Of a read model that is bounded, `events` answers with `begins` too: earlier events were removed;
+after a position before it they are refused.
 
 This door reads and never writes. Its input is untrusted: everything that is not a question is refused.
 """

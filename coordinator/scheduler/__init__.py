@@ -7,18 +7,25 @@ from coordinator.lazy_exports import lazy_exports
 if TYPE_CHECKING:
     from coordinator.commands.task import SchedulingStrategy
     from coordinator.scheduler.resource_allocator import ResourceAllocator
+    from coordinator.scheduler.schedules import ScheduleInfo, Schedules
     from coordinator.scheduler.scheduling_policy import PolicyType, SchedulingPolicy
     from coordinator.scheduler.task_queues import TaskQueues
     from coordinator.scheduler.task_scheduler import TaskInfo, TaskScheduler
     from events.after import After
     from events.retry import RetryPolicy
+    from events.schedule import Catchup, Overlap, ScheduleStatus
     from events.task import TaskStatus, TaskUsage
 
 __all__ = [
     "After",
+    "Catchup",
+    "Overlap",
     "PolicyType",
     "ResourceAllocator",
     "RetryPolicy",
+    "ScheduleInfo",
+    "ScheduleStatus",
+    "Schedules",
     "SchedulingPolicy",
     "SchedulingStrategy",
     "TaskInfo",
@@ -32,9 +39,14 @@ __getattr__ = lazy_exports(
     __name__,
     {
         "After": "events.after",
+        "Catchup": "events.schedule",
+        "Overlap": "events.schedule",
         "PolicyType": "coordinator.scheduler.scheduling_policy",
         "ResourceAllocator": "coordinator.scheduler.resource_allocator",
         "RetryPolicy": "events.retry",
+        "ScheduleInfo": "coordinator.scheduler.schedules",
+        "ScheduleStatus": "events.schedule",
+        "Schedules": "coordinator.scheduler.schedules",
         "SchedulingPolicy": "coordinator.scheduler.scheduling_policy",
         "SchedulingStrategy": "coordinator.commands.task",
         "TaskInfo": "coordinator.scheduler.task_scheduler",

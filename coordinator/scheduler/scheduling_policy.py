@@ -1,9 +1,9 @@
 """
 Scheduling policies: what the coordinator runs, and the same over plain lists. Pure: no I/O and no clock.
 
-`TaskQueues.set_policy` makes a `SchedulingPolicy` the live one; the coordinator places tasks by it with
-`deciders.matching.schedule`. `select_task` and `select_worker` choose from lists alike. Subclass it for an algorithm of
-your own: `TaskScheduler(policy=…)` claims what it selects.
+`TaskQueues.set_policy` makes a `SchedulingPolicy` the live one; the coordinator places tasks by it with `schedule` of
+`placement/matching.py`. `select_task` and `select_worker` choose from lists alike. Subclass it for an algorithm of your
+own: `TaskScheduler(policy=…)` claims what it selects.
 """
 
 from __future__ import annotations
@@ -190,7 +190,7 @@ class SchedulingPolicy:
 
     def _next_in_turn(self, workers: Sequence[Any]) -> Any:
         """
-        Choose like the rotation of `deciders.matching`: each worker gets as many tasks a round as its weight, evenly.
+        Choose like the rotation of `placement.matching`: each worker gets as many tasks a round as its weight, evenly.
 
         The worker whose turn ends first is chosen, among those whose turn has begun by the mean of all. A worker that
         is new, or was not there, begins in the round of the one that was chosen last.

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import math
 from dataclasses import InitVar, dataclass, field
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import structlog
@@ -17,7 +18,7 @@ import structlog
 from coordinator.app.facade import Facade, new_id
 from coordinator.client.dead_letters import RATE_PER_S, REQUEUED_MAX, list_dead, requeue, requeue_each
 from coordinator.client.paging import listed
-from coordinator.commands.arguments import flag, member, number, retry_policy, text, texts, wanted, whole
+from coordinator.commands.arguments import flag, member, moment, number, retry_policy, text, texts, wanted, whole
 from coordinator.commands.cluster import GetStats
 from coordinator.commands.payloads import payload_of, value_of
 from coordinator.commands.reads import ListDead
@@ -25,6 +26,7 @@ from coordinator.commands.task import (
     CancelTask,
     ClaimTasks,
     CompleteTask,
+    ExtendTask,
     FailTask,
     GetTask,
     ListTasks,
@@ -40,6 +42,7 @@ from events.cancel_ladder import Escalation
 from events.errors import CoordinationError, NotFound, Refused, StaleLease, Unavailable, shown
 from events.resources import Resources
 from events.task import TaskStatus, TaskUsage
+from events.time_limits import TIMEOUT, TimeLimits
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -68,6 +71,7 @@ PAUSE_S = 0.5
 _DONE = (TaskStatus.COMPLETED, TaskStatus.CANCELLED)
 ENDED_WITHIN_S = 2.0
 """How long after its grace to wait for the end of a task that is cancelled; it comes within 1 s."""
+NO_LIMITS = TimeLimits()
 ALREADY_ENDED = "already_ended"
 """The reason code when a report is refused because the task has already ended with another outcome."""
 
@@ -105,6 +109,15 @@ class TaskInfo:
     error: str
     cancelling: bool = False
     waiting_for: tuple[str, ...] = ()
+    not_before: datetime | None = None
+    """When the first attempt may start, in UTC; None for at once."""
+    start_within: float | None = None
+    finish_within: float | None = None
+    heartbeat: float | None = None
+    exceeded: str = ""
+    """The time limit that ended the task, or its last attempt: `timeout_s`, `start_within_s`, `finish_within_s` or
+    `heartbeat_s`; '' for none."""
+    sent_checkpoint: Payload | None = field(default=None, repr=False)
     sent_payload: Payload | None = field(default=None, repr=False)
     sent_result: Payload | None = field(default=None, repr=False)
     error_type: str = ""
@@ -127,6 +140,11 @@ class TaskInfo:
     def result(self) -> Any:
         """The result of the task, decoded; raises `Refused` or `Corrupt` when it cannot be read."""
         return value_of(self.sent_result)
+
+    @property
+    def checkpoint(self) -> Any:
+        """What an attempt saved last for the next one, decoded; None if nothing, or in a list of tasks."""
+        return value_of(self.sent_checkpoint)
 
     def __post_init__(self, start_retry: Callable[[TaskInfo], asyncio.Future[str]] | None) -> None:
         self._start_retry = start_retry
@@ -167,6 +185,7 @@ class TaskInfo:
 
 def task_info(task: Task, start_retry: Callable[[TaskInfo], asyncio.Future[str]] | None = None) -> TaskInfo:
     """Convert a folded task to a `TaskInfo`; *start_retry* begins what `increment_retry` of it asks for."""
+    limits = task.time_limits if task.time_limits is not None else NO_LIMITS
     # The last failure of a task that failed, or that is paused as no retry is left, led to no retry.
     is_over = task.status is TaskStatus.FAILED or (task.is_paused and task.failures > task.retries_most)
     return TaskInfo(
@@ -190,6 +209,12 @@ def task_info(task: Task, start_retry: Callable[[TaskInfo], asyncio.Future[str]]
         error=task.error,
         cancelling=task.cancelling is not None and not task.is_ended,
         waiting_for=task.waiting_for,
+        not_before=None if task.not_before is None else datetime.fromtimestamp(task.not_before, UTC),
+        start_within=limits.start_within_s,
+        finish_within=limits.finish_within_s,
+        heartbeat=limits.heartbeat_s,
+        exceeded=TIMEOUT if task.status is TaskStatus.TIMEOUT and not task.exceeded else task.exceeded,
+        sent_checkpoint=task.checkpoint,
         sent_payload=task.payload,
         sent_result=task.result,
         error_type=task.error_type,
@@ -222,6 +247,48 @@ def _after(given: Any) -> After | None:
         on=member("after.on", given.on, AfterOn),
         join=member("after.join", given.join, AfterJoin),
         otherwise=member("after.otherwise", given.otherwise, Otherwise),
+    )
+
+
+def _work(
+    task_name: Any, task_type: Any, priority: Any, timeout: Any, max_retries: Any, resources: Any, payload: Any
+) -> dict[str, Any]:
+    return {
+        "task_name": text("task_name", task_name),
+        "task_type": text("task_type", task_type),
+        "priority": text("priority", priority) if isinstance(priority, str) else whole("priority", priority),
+        "timeout_s": None if timeout is None else number("timeout", timeout),
+        "max_retries": None if max_retries is None else whole("max_retries", max_retries),
+        "resources": Resources.parse(resources),
+        "payload": payload_of(payload),
+    }
+
+
+def _waiting(queue: Any, fairness_key: Any, idempotency_key: Any, retry: Any, after: Any) -> dict[str, Any]:
+    return {
+        "queue": text("queue", queue),
+        "fairness_key": text("fairness_key", fairness_key),
+        "idempotency_key": text("idempotency_key", idempotency_key),
+        "retry": None if retry is None else retry_policy("retry", retry),
+        "after": _after(after),
+    }
+
+
+def _times(not_before: Any, delay: Any, start_within: Any, finish_within: Any, heartbeat: Any) -> dict[str, Any]:
+    return {
+        "not_before": None if not_before is None else moment("not_before", not_before),
+        "delay_s": None if delay is None else number("delay", delay),
+        "time_limits": _time_limits(start_within, finish_within, heartbeat),
+    }
+
+
+def _time_limits(start_within: Any, finish_within: Any, heartbeat: Any) -> TimeLimits | None:
+    if start_within is None and finish_within is None and heartbeat is None:
+        return None
+    return TimeLimits(
+        start_within_s=None if start_within is None else number("start_within", start_within),
+        finish_within_s=None if finish_within is None else number("finish_within", finish_within),
+        heartbeat_s=None if heartbeat is None else number("heartbeat", heartbeat),
     )
 
 
@@ -276,6 +343,11 @@ class TaskScheduler(Facade):
         fairness_key: str = "",
         retry: RetryPolicy | None = None,
         after: After | Iterable[str] | None = None,
+        not_before: datetime | None = None,
+        delay: float | None = None,
+        start_within: float | None = None,
+        finish_within: float | None = None,
+        heartbeat: float | None = None,
     ) -> str:
         """
         Submit a task to the queue and return its id. When this returns, the task is durable.
@@ -292,34 +364,28 @@ class TaskScheduler(Facade):
             task_id: an id chosen by the caller; submitting the same id and content again creates no second task.
             queue: the queue that it waits in; by default that named `default`.
             fairness_key: whose share of the queue it takes of, where keys share it.
-            retry: how it is retried, and what follows the last retry; by default as the settings of `scheduler` say.
             after: up to 64 tasks that must be COMPLETED first, else it is cancelled; or what `After(…)` says.
+            retry: pauses before retries, errors that end it at once, what follows the last; by default of the settings.
+            not_before: no attempt starts before this time; a datetime with a zone, at most ten years ahead.
+            delay: no attempt starts for so many seconds after the submit; not together with *not_before*.
+            start_within: seconds that it may wait for a worker once it is ready; then it ends with the status TIMEOUT.
+            finish_within: seconds that it may take with all attempts; then it ends with the status TIMEOUT.
+            heartbeat: seconds that a running attempt may report no progress; then the attempt fails.
 
         Raises:
             Refused: an argument is invalid, the queue does not exist, or too many tasks wait.
             NotFound: a task of *after* does not exist, or ended longer than 10 minutes ago.
             Unavailable: the coordinator did not answer; the task may have been submitted.
         """
-        app = await self.opened()
-        submitted: str = await app.execute(
-            SubmitTask(
-                task_id=new_id("task") if task_id is None else text("task_id", task_id),
-                task_name=text("task_name", task_name),
-                task_type=text("task_type", task_type),
-                priority=text("priority", priority) if isinstance(priority, str) else whole("priority", priority),
-                timeout_s=None if timeout is None else number("timeout", timeout),
-                max_retries=None if max_retries is None else whole("max_retries", max_retries),
-                resources=Resources.parse(resources),
-                payload=payload_of(payload),
-                idempotency_key=text("idempotency_key", idempotency_key),
-                program=app.program,
-                queue=text("queue", queue),
-                fairness_key=text("fairness_key", fairness_key),
-                retry=None if retry is None else retry_policy("retry", retry),
-                after=_after(after),
-            )
+        app, made = await self.opened(), new_id("task") if task_id is None else task_id
+        command = SubmitTask(
+            task_id=text("task_id", made),
+            **_work(task_name, task_type, priority, timeout, max_retries, resources, payload),
+            program=app.program,
+            **_waiting(queue, fairness_key, idempotency_key, retry, after),
+            **_times(not_before, delay, start_within, finish_within, heartbeat),
         )
-        return submitted
+        return str(await app.execute(command))
 
     async def get_next_task(
         self,
@@ -509,28 +575,57 @@ class TaskScheduler(Facade):
         return status
 
     async def report_progress(
-        self, task_id: str, progress: float, message: str = "", *, lease: str | None = None
+        self,
+        task_id: str,
+        progress: float | None = None,
+        message: str = "",
+        *,
+        lease: str | None = None,
+        checkpoint: Any = None,
     ) -> None:
         """
         Report the progress of a running task.
 
         Args:
             task_id: the task.
-            progress: the share that is done, 0 to 1.
+            progress: the share that is done, 0 to 1; without it, the attempt only shows that it goes on.
             message: a short text for people.
             lease: the lease of the attempt; by default the one that this process claimed.
+            checkpoint: any JSON value, or bytes, of at most 16 KiB; the next attempt gets it. None keeps the last one.
 
         Raises:
             StaleLease: the lease is no longer held.
-            Refused: *progress* is out of range, or *message* is not short printable text.
+            Refused: *progress* is out of range, *message* is not short printable text, or *checkpoint* is too large.
         """
         command = ProgressTask(
             task_id=text("task_id", task_id),
             lease=await self._lease(task_id, lease),
-            progress=number("progress", progress),
+            progress=None if progress is None else number("progress", progress),
             message=text("message", message),
+            checkpoint=payload_of(checkpoint, "checkpoint"),
         )
         await self.execute(command)
+
+    async def extend_task(self, task_id: str, by: float, *, lease: str | None = None) -> datetime | None:
+        """
+        Give the running attempt of a task more time than the task's `timeout`; return when it ends now, in UTC.
+
+        Returns None if the task has no `timeout`.
+
+        Args:
+            task_id: the task.
+            by: seconds more.
+            lease: the lease of the attempt; by default the one that this process claimed.
+
+        Raises:
+            StaleLease: the lease is no longer held.
+            Refused: *by* is out of range, or makes the attempt longer than 366 days.
+        """
+        command = ExtendTask(
+            task_id=text("task_id", task_id), lease=await self._lease(task_id, lease), by_s=number("by", by)
+        )
+        ends: float | None = await self.execute(command)
+        return None if ends is None else datetime.fromtimestamp(ends, UTC)
 
     async def cancel_task(
         self,
@@ -557,13 +652,13 @@ class TaskScheduler(Facade):
             NotFound: the task does not exist.
             Unavailable: the coordinator did not answer, or has not ended the task within *grace* + 2 s.
         """
-        app = await self.opened()
+        app, task_id = await self.opened(), text("task_id", task_id)
         grace_s = None if grace is None else number("grace", grace)
         if grace_s is None and app.held.lease(task_id):
             grace_s = 0.0  # nobody has to be told
         is_waiting = flag("wait", wait)
         command = CancelTask(
-            task_id=text("task_id", task_id),
+            task_id=task_id,
             reason=text("reason", reason),
             grace_s=grace_s,
             escalate=member("escalate", escalate, Escalation),

@@ -17,6 +17,7 @@ from coordinator.commands import COMMANDS
 from coordinator.commands.command import Command
 from coordinator.commands.container import CreateContainer, StopContainer
 from coordinator.commands.pool import AllocatePool, DefinePool, ReleasePool
+from coordinator.commands.schedule import DefineSchedule
 from coordinator.commands.service import RegisterService
 from coordinator.commands.session import BindSession
 from coordinator.commands.task import CancelTask, ClaimTasks, CompleteTask, FailTask, SubmitTask
@@ -48,6 +49,7 @@ class Quota(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     max_workers: int | None = None
     max_pools: int | None = None
     max_allocations: int | None = None
+    max_schedules: int | None = None
     submits_per_s: float | None = None
     submit_burst: int = 100
     """How many submits may come at once after a pause."""
@@ -228,6 +230,7 @@ _CONTAINERS = _Kind("max_containers", "containers", "destroy one first", attrget
 _SESSIONS = _Kind("max_sessions", "sessions", "close one first", attrgetter("owned_sessions"))
 _WORKERS = _Kind("max_workers", "workers", "stop one first", attrgetter("owned_workers"))
 _POOLS = _Kind("max_pools", "pools", "use one of them", attrgetter("owned_pools"))
+_SCHEDULES = _Kind("max_schedules", "schedules", "delete one first", attrgetter("owned_schedules"))
 _SHARES = _Kind("max_allocations", "shares of pools", "release one first", attrgetter("owned_allocations"))
 
 
@@ -284,6 +287,10 @@ def _new_share(world: World, command: AllocatePool, *_: str) -> tuple[_Kind, ...
     return () if pool is None or command.request_id in pool.allocations else (_SHARES,)
 
 
+def _new_schedule(world: World, command: DefineSchedule, whose: str, name: str) -> tuple[_Kind, ...]:
+    return (_SCHEDULES,) if _is_new(world.schedules.get(command.schedule_id), whose, name) else ()
+
+
 _CREATES: dict[type[Command], Callable[[World, Any, str, str], tuple[_Kind, ...]]] = {
     RegisterService: _new_service,
     CreateContainer: _new_container,
@@ -292,6 +299,7 @@ _CREATES: dict[type[Command], Callable[[World, Any, str, str], tuple[_Kind, ...]
     ClaimTasks: _claiming_worker,
     DefinePool: _new_pool,
     AllocatePool: _new_share,
+    DefineSchedule: _new_schedule,
 }
 """What a command would add to what the named source or tenant has."""
 
@@ -304,6 +312,7 @@ _LIMITS_OF: dict[type[Command], tuple[str, ...]] = {
     ClaimTasks: ("max_workers",),
     DefinePool: ("max_pools",),
     AllocatePool: ("max_allocations",),
+    DefineSchedule: ("max_schedules",),
 }
 """The limits that a command may reach: without any of them, nothing is looked up for it."""
 

@@ -70,6 +70,7 @@ class QuotaSettings(Section):
     max_workers: int | None = _bound(100_000, "workers that may be registered at a time")
     max_pools: int | None = _bound(1000, "resource pools that it may define")
     max_allocations: int | None = _bound(5_000_000, "shares of pools that it may hold at a time")
+    max_schedules: int | None = _bound(100_000, "schedules that it may have at a time")
     submits_per_s: float | None = Field(
         default=None, ge=0.001, le=1_000_000, description="tasks submitted per second over RPC; not set means no limit"
     )
@@ -89,6 +90,7 @@ class QuotaSettings(Section):
             max_sessions=self.max_sessions,
             max_workers=self.max_workers,
             max_pools=self.max_pools,
+            max_schedules=self.max_schedules,
             max_allocations=self.max_allocations,
             submits_per_s=self.submits_per_s,
             submit_burst=self.submit_burst,

@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from coordinator.client.client import Door
+    from coordinator.commands.command import Command
     from coordinator.worker.handlers import Handler
     from events.task import Payload
     from projections.task import Task
@@ -146,6 +147,8 @@ class Attempts:
             traceparent=task.traceparent,
             deadline=None if task.timeout_s is None or task.started_at is None else task.started_at + task.timeout_s,
             report=self._progress(task),
+            send=self._send,
+            saved=task.checkpoint,
             loop=self._loop,
         )
         attempt = self.leases[task.lease] = Attempt(task, self._handlers[task.task_name], context)
@@ -487,12 +490,15 @@ class Attempts:
                     error_type=type_name(error),
                 )
 
+    async def _send(self, command: Command[Any]) -> Any:
+        with acting_for_nobody():  # as the report of the outcome
+            return await self._door.execute(command, timeout_s=PROGRESS_TIMEOUT_S)
+
     def _progress(self, task: Task) -> Any:
-        async def report(fraction: float, message: str) -> None:
+        async def report(fraction: float | None, message: str) -> None:
             command = ProgressTask(task_id=task.task_id, lease=task.lease, progress=fraction, message=message)
             try:
-                with acting_for_nobody():  # as the report of the outcome
-                    await self._door.execute(command, timeout_s=PROGRESS_TIMEOUT_S)
+                await self._send(command)
             except Unavailable as error:
                 log.debug("progress_not_reported", task_id=task.task_id, why=error.message)
 

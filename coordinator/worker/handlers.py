@@ -23,15 +23,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, cast
 
 from coordinator.commands.arguments import number, text
+from coordinator.commands.payloads import payload_of, value_of
+from coordinator.commands.task import ExtendTask, ProgressTask
 from coordinator.commands.validation import check_number, check_text
 from events.errors import Refused, shown
 from events.retry import PAUSE_MAX_S
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Coroutine
     from types import ModuleType
 
-    Report = Callable[[float, str], Awaitable[None]]
+    from coordinator.commands.command import Command
+    from events.task import Payload
+
+    Report = Callable[[float | None, str], Awaitable[None]]
+    Send = Callable[[Command[Any]], Awaitable[Any]]
 
 PROGRESS_TIMEOUT_S = 10.0
 
@@ -40,6 +46,7 @@ _SELVES = ("self", "cls")
 _UNKNOWN = object()
 _POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
 
+T = TypeVar("T")
 Function = TypeVar("Function", bound="Callable[..., Any]")
 
 
@@ -86,6 +93,7 @@ class Context:
     handler. An async handler is cancelled too; a handler in a thread should check `cancelled` from time to time, or
     call `raise_if_cancelled`. A task that is to be cancelled has `cancel_grace_s` seconds from then on, and
     `cancel_reason` says why; a result that is returned in that time still counts.
+    `checkpoint` is what an attempt at this task saved last, None if nothing.
 
     Args:
         task_id: the task.
@@ -97,12 +105,14 @@ class Context:
         traceparent: see above.
         deadline: see above.
         report: sends progress; without it, progress is ignored, as in unit tests of handlers.
-        loop: the event loop of *report*.
+        send: sends what else the handler says of its attempt; without it, that is ignored.
+        saved: the last checkpoint.
+        loop: the event loop of *report* and *send*.
     """
 
     __slots__ = (
-        "_loop", "_report", "attempt", "cancel_grace_s", "cancel_reason", "cancelled", "deadline", "lease", "task_id",
-        "task_name", "tenant", "traceparent", "worker_id",
+        "_loop", "_report", "_saved", "_send", "attempt", "cancel_grace_s", "cancel_reason", "cancelled", "deadline",
+        "lease", "task_id", "task_name", "tenant", "traceparent", "worker_id",
     )  # fmt: skip
 
     def __init__(
@@ -117,6 +127,8 @@ class Context:
         traceparent: str = "",
         deadline: float | None = None,
         report: Report | None = None,
+        send: Send | None = None,
+        saved: Payload | None = None,
         loop: asyncio.AbstractEventLoop | None = None,
     ) -> None:
         self.task_id = task_id
@@ -131,6 +143,8 @@ class Context:
         self.cancel_reason = ""
         self.cancel_grace_s = 0.0
         self._report = report
+        self._send = send
+        self._saved = saved
         self._loop = loop
 
     def raise_if_cancelled(self) -> None:
@@ -138,23 +152,23 @@ class Context:
         if self.cancelled:
             raise AttemptCancelled(self.cancel_reason or "the lease was lost")
 
-    async def progress(self, fraction: float, message: str = "") -> None:
+    async def progress(self, fraction: float | None = None, message: str = "") -> None:
         """
         Report the progress of the attempt. The report is dropped if the coordinator does not answer within 5 s.
 
         Args:
-            fraction: the share that is done, 0 to 1.
+            fraction: the share that is done, 0 to 1; without it, the attempt only shows that it goes on.
             message: a short text for people.
 
         Raises:
             Refused: *fraction* is out of range, or *message* is not short printable text.
             StaleLease: the lease was lost.
         """
-        given, told = number("fraction", fraction), text("message", message)
+        given, told = None if fraction is None else number("fraction", fraction), text("message", message)
         if self._report is not None:
             await self._report(given, told)
 
-    def progress_from_thread(self, fraction: float, message: str = "") -> None:
+    def progress_from_thread(self, fraction: float | None = None, message: str = "") -> None:
         """
         Report progress from a handler that is not async; see `progress`. Returns when the progress is recorded.
 
@@ -163,12 +177,80 @@ class Context:
             StaleLease: the lease was lost.
             TimeoutError: the coordinator did not answer within 10 s.
         """
-        if self._report is None or self._loop is None:
-            return
+        if self._report is not None and self._loop is not None:
+            self._in_loop("progress", lambda: self.progress(fraction, message))
+
+    @property
+    def checkpoint(self) -> Any:
+        """What was saved last, decoded; raises `Refused` or `Corrupt` when it cannot be read."""
+        return value_of(self._saved)
+
+    async def save_checkpoint(self, value: Any, fraction: float | None = None, message: str = "") -> None:
+        """
+        Save where this attempt is, so that the next one can go on from there; the last checkpoint counts.
+
+        It is kept until the task ends, and is a report of progress as well.
+
+        Args:
+            value: any JSON value but None, or bytes; at most 16 KiB.
+            fraction: see `progress`.
+            message: see `progress`.
+
+        Raises:
+            Refused: *value* is too large or cannot be sent as it is, or another argument is invalid.
+            StaleLease: the lease was lost.
+            Unavailable: the coordinator did not answer; the checkpoint may have been saved.
+        """
+        given = None if fraction is None else number("fraction", fraction)
+        saved = payload_of(value, "checkpoint")
+        if saved is None:
+            raise Refused("checkpoint None is nothing to go on from: use any other JSON value", reason="bad_type")
+        command = ProgressTask(
+            task_id=self.task_id, lease=self.lease, progress=given, message=text("message", message), checkpoint=saved
+        )
+        if self._send is not None:
+            await self._send(command)
+        self._saved = saved
+
+    def save_checkpoint_from_thread(self, value: Any, fraction: float | None = None, message: str = "") -> None:
+        """Save a checkpoint in a handler that is not async; see `save_checkpoint`. `TimeoutError` without answer."""
+        if self._send is not None:
+            self._in_loop("save_checkpoint", lambda: self.save_checkpoint(value, fraction, message))
+
+    async def extend(self, by_s: float) -> float | None:
+        """
+        Give the attempt *by_s* seconds more than the task's `timeout`, and return the new `deadline`.
+
+        Returns None if the task has no `timeout`.
+
+        Raises:
+            Refused: *by_s* is out of range, or makes the attempt longer than 366 days.
+            StaleLease: the lease was lost.
+            Unavailable: the coordinator did not answer; the attempt may have got the time.
+        """
+        given = number("by_s", by_s)
+        if self._send is not None:
+            self.deadline = await self._send(ExtendTask(task_id=self.task_id, lease=self.lease, by_s=given))
+        return self.deadline
+
+    def extend_from_thread(self, by_s: float) -> float | None:
+        """Get more time in a handler that is not async; see `extend`. Raises `TimeoutError` without answer in 10 s."""
+        if self._send is None:
+            return self.deadline
+        return self._in_loop("extend", lambda: self.extend(by_s))
+
+    def _in_loop(self, name: str, call: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        """
+        Run a method of this context in its loop, and wait for its end.
+
+        Raises:
+            Refused: this thread is that of the loop.
+        """
+        assert self._loop is not None
         if _running_loop() is self._loop:
-            msg = "progress_from_thread() was called in an async handler: use `await context.progress()` there"
+            msg = f"{name}_from_thread() was called in an async handler: use `await context.{name}()` there"
             raise Refused(msg, reason="bad_handler")
-        asyncio.run_coroutine_threadsafe(self.progress(fraction, message), self._loop).result(PROGRESS_TIMEOUT_S)
+        return asyncio.run_coroutine_threadsafe(call(), self._loop).result(PROGRESS_TIMEOUT_S)
 
 
 class Handler(NamedTuple):

@@ -56,6 +56,7 @@ KINDS = {
     "node": Kind("nodes", "node_id", "", "registered"),
     "pool": Kind("pools", "pool_id", "", "defined"),
     "session": Kind("sessions", "session_id", "", "bound"),
+    "schedule": Kind("schedules", "schedule_id", "", "defined"),
 }
 
 

@@ -77,6 +77,14 @@ PRAGMAS = (
 )
 ONLY_READ = "PRAGMA query_only = ON"
 GET_VERSION = "PRAGMA user_version"
+ADDED = """
+CREATE TABLE IF NOT EXISTS schedules (
+    created INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, status TEXT NOT NULL, tenant TEXT NOT NULL,
+    name TEXT NOT NULL, ended_at REAL, state TEXT NOT NULL
+);
+CREATE INDEX IF NOT EXISTS schedules_by_status ON schedules (status);
+"""
+"""What releases have added to the schema: an older one does not look at it, and a newer one makes it."""
 COUNT_TABLES = "SELECT count(*) FROM sqlite_master"
 CHECK = "PRAGMA integrity_check(20)"
 LAST_PLACE = "SELECT coalesce(max(place), 0) FROM events"
@@ -390,6 +398,7 @@ async def _prepare(path: Path, writer: aiosqlite.Connection) -> None:
     elif version != SCHEMA_VERSION:
         msg = f"{path} has schema version {version}, this release has {SCHEMA_VERSION}"
         raise StoreUnfit(msg)
+    await writer.executescript(ADDED)
 
 
 @asynccontextmanager

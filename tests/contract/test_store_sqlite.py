@@ -336,5 +336,5 @@ def test_events_are_read_by_an_index() -> None:
 
 def _plan(statement: str, *values: Any) -> str:
     with closing(sqlite3.connect(":memory:")) as connection:
-        connection.executescript(store_sqlite.SCHEMA)
+        connection.executescript(store_sqlite.SCHEMA + store_sqlite.ADDED)
         return "; ".join(row[-1] for row in connection.execute(f"EXPLAIN QUERY PLAN {statement}", values))

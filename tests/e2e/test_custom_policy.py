@@ -38,8 +38,8 @@ async def led(tmp_path: Path, policy: str, *, deadline_s: float = 0.5) -> AsyncI
         yield app, scheduler
 
 
-async def taken(scheduler: TaskScheduler, worker: str = "w", **wanted: float) -> str:
-    task = await scheduler.get_next_task(worker, **wanted)
+async def taken(scheduler: TaskScheduler, worker: str = "w", wait_s: float = 0.0) -> str:
+    task = await scheduler.get_next_task(worker, wait_s=wait_s)
     if task is None:
         return ""
     await scheduler.complete_task(task.task_id)

@@ -70,6 +70,19 @@ from events.queue import (
 )
 from events.resources import Resources
 from events.retry import RetryPolicy
+from events.schedule import (
+    Catchup,
+    Overlap,
+    ScheduleDefined,
+    ScheduleDeleted,
+    ScheduleFired,
+    SchedulePaused,
+    ScheduleQueued,
+    ScheduleResumed,
+    ScheduleSkipped,
+    TaskContent,
+    Timing,
+)
 from events.service import (
     ServiceDeregistered,
     ServiceHealthChanged,
@@ -79,10 +92,12 @@ from events.service import (
 )
 from events.session import SessionBound, SessionClosed
 from events.task import (
+    Occurrence,
     Payload,
     TaskAttemptFailed,
     TaskCancelled,
     TaskCompleted,
+    TaskExtended,
     TaskFailed,
     TaskProgressed,
     TaskReportRefused,
@@ -93,6 +108,7 @@ from events.task import (
     TaskUsage,
 )
 from events.task_pause import TaskPaused, TaskResumed
+from events.time_limits import TimeLimits
 from events.worker import WorkerDraining, WorkerHeartbeat, WorkerLeft, WorkerLost, WorkerRegistered
 
 if TYPE_CHECKING:
@@ -311,10 +327,24 @@ EXAMPLES: dict[str, Event] = {
         retry=_RETRY,
         requeued_from="task_0",
     ),
+    "task.submitted.v3.30": TaskSubmitted(
+        task_id="task_1",
+        task_name="summarize",
+        not_before=1_795_455_300.5,
+        delay_s=90.5,
+    ),
+    "task.submitted.v3.31": TaskSubmitted(
+        task_id="task_1",
+        task_name="summarize",
+        time_limits=TimeLimits(start_within_s=60.5, finish_within_s=600.5, heartbeat_s=15.5),
+    ),
     "task.started.v1": TaskStarted(
         task_id="task_1", worker_id="wrk_1", claim_id="claim_1", attempt=2, lease="claim_1.2"
     ),
     "task.progressed.v1": TaskProgressed(task_id="task_1", lease="claim_1.2", progress=0.5, message="half of it"),
+    "task.progressed.v2": TaskProgressed(
+        task_id="task_1", lease="claim_1.2", progress=0.5, message="half of it", checkpoint=_INLINE
+    ),
     "task.completed.v1": TaskCompleted(task_id="task_1", lease="claim_1.2", execution_time_s=1.5, result=_INLINE),
     "task.completed.v2": TaskCompleted(
         task_id="task_1", lease="claim_1.2", execution_time_s=1.5, result=_INLINE, usage=_USAGE
@@ -437,9 +467,59 @@ EXAMPLES: dict[str, Event] = {
         usage=_USAGE,
     ),
     "task.resumed.v1": TaskResumed(task_id="task_1", reason="it is open again", payload=_INLINE, more_retries=2),
+    "task.timed_out.v2.2": TaskTimedOut(
+        task_id="task_1", lease="", ran_for_s=60.75, limit_s=60.5, exceeded="start_within_s"
+    ),
+    "task.extended.v1": TaskExtended(task_id="task_1", lease="claim_1.2", by_s=30.5),
     "task.report_refused.v1": TaskReportRefused(
         task_id="task_1", lease="claim_1.1", outcome="completed", worker_id="wrk_1"
     ),
+    "task.submitted.v3.32": TaskSubmitted(
+        task_id="nightly-20261129T013000Z",
+        task_name="summarize",
+        occurrence=Occurrence(schedule_id="nightly", slot=1_795_915_800, source="acme"),
+    ),
+    # schedules
+    "schedule.defined.v1": ScheduleDefined(
+        schedule_id="nightly",
+        timing=Timing(
+            cron="30 2 * * *",
+            every_s=600,
+            time_zone="Europe/Berlin",
+            jitter_s=30.5,
+            start=1_795_800_000.5,
+            end=1_796_800_000.5,
+        ),
+        task=TaskContent(
+            task_name="summarize",
+            task_type="text",
+            priority=-7,
+            timeout_s=12.5,
+            max_retries=2,
+            resources=_MUCH,
+            payload=_INLINE,
+            program="report-0f3c9a1b2d4e",
+            time_limits=TimeLimits(start_within_s=60.5, finish_within_s=600.5, heartbeat_s=15.5),
+        ),
+        next_slot=1_795_915_800,
+        catchup=Catchup.ALL,
+        catchup_most=7,
+        overlap=Overlap.QUEUE,
+    ),
+    "schedule.fired.v1": ScheduleFired(
+        schedule_id="nightly",
+        slot=1_795_915_800,
+        task_id="nightly-20261129T013000Z",
+        next_slot=1_796_002_200,
+        is_backfill=True,
+    ),
+    "schedule.queued.v1": ScheduleQueued(schedule_id="nightly", slot=1_795_915_800, next_slot=1_796_002_200),
+    "schedule.skipped.v1": ScheduleSkipped(
+        schedule_id="nightly", slot=1_795_829_400, through=1_795_915_800, reason="missed", next_slot=1_796_002_200
+    ),
+    "schedule.paused.v1": SchedulePaused(schedule_id="nightly", reason="maintenance"),
+    "schedule.resumed.v1": ScheduleResumed(schedule_id="nightly", next_slot=1_796_002_200),
+    "schedule.deleted.v1": ScheduleDeleted(schedule_id="nightly", reason="not needed any more"),
     # workers
     "worker.registered.v1": WorkerRegistered(
         worker_id="wrk_1", slots=4, resources=_MUCH, handles=("summarize", "translate"), container_id="ctr_1"

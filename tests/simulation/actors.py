@@ -30,11 +30,20 @@ from coordinator.commands.container import (
 from coordinator.commands.notices import LostLeases
 from coordinator.commands.pool import AllocatePool, DefinePool, ReleasePool
 from coordinator.commands.requeue import requeued_id
+from coordinator.commands.schedule import (
+    BackfillSchedule,
+    DefineSchedule,
+    DeleteSchedule,
+    GetSchedule,
+    PauseSchedule,
+    ResumeSchedule,
+)
 from coordinator.commands.service import RegisterService
 from coordinator.commands.task import (
     CancelTask,
     ClaimTasks,
     CompleteTask,
+    ExtendTask,
     FailTask,
     GetTask,
     ProgressTask,
@@ -51,8 +60,10 @@ from events.container import ContainerStatus
 from events.errors import CoordinationError, Forbidden, NotFound, Refused, StaleLease, Unavailable
 from events.resources import Resources
 from events.retry import RetryPolicy
+from events.schedule import Catchup, Overlap, TaskContent
 from events.subjects import Subjects
 from events.task import TaskStatus
+from events.time_limits import TimeLimits
 from tests.simulation.broker import LATE_S
 from tests.simulation.promises import Promise
 
@@ -89,6 +100,26 @@ _RETRY = {
 _MAX_RETRIES = {0: 1, 1: 0, 3: 1}
 """How often tasks may be retried, by their number, modulo 10."""
 POOL = Resources(cpu_millis=1000)
+WORK = TaskContent(task_name="work")
+SCHEDULES = (
+    DefineSchedule(schedule_id="", task=WORK, every_s=2, catchup=Catchup.NONE),
+    DefineSchedule(
+        schedule_id="",
+        task=WORK,
+        every_s=3,
+        catchup=Catchup.ALL,
+        catchup_most=3,
+        overlap=Overlap.QUEUE,
+        jitter_s=2.0,
+    ),
+    DefineSchedule(schedule_id="", task=WORK, every_s=4, overlap=Overlap.CANCEL),
+)
+LIMITS = {
+    3: TimeLimits(heartbeat_s=3.0),
+    6: TimeLimits(start_within_s=9.0),
+    8: TimeLimits(finish_within_s=12.0, heartbeat_s=4.0),
+}
+"""Time limits of tasks, by the last digit of their number."""
 
 
 def connect(source: str) -> AbstractAsyncContextManager[Client]:
@@ -186,6 +217,8 @@ class Submitter(Actor):
             fairness_key="xyz"[number % 3] if self.sim.plan.has_queues else "",
             retry=_RETRY.get(number % 5),
             after=self._after(number),
+            delay_s=1.5 if number % 6 == 1 else None,
+            time_limits=LIMITS.get(number % 10),
         )
         try:
             first = await self._until_known(command)
@@ -382,6 +415,8 @@ class Worker(Actor):
             drawn = self.random.random()
             if drawn < 0.1:
                 await self.ask(ProgressTask(task_id=task.task_id, lease=task.lease, progress=0.5))
+            elif drawn < 0.2:
+                await self.ask(ExtendTask(task_id=task.task_id, lease=task.lease, by_s=1.0))
             if drawn > 0.95:
                 await self.ask(ReleaseTask(task_id=task.task_id, lease=task.lease))
             elif drawn > 0.8:
@@ -558,6 +593,40 @@ class ContainerUser(Actor):
             if status in statuses or status is ContainerStatus.DESTROYED or (not least and turn > 10):
                 return
             await asyncio.sleep(0.5)
+
+
+class ScheduleUser(Actor):
+    """Defines schedules that fire every few seconds, changes, pauses and fills them, and deletes them at the end."""
+
+    async def run(self) -> None:
+        names = [f"{self.name}-{number}" for number in range(len(SCHEDULES))]
+        for name, command in zip(names, SCHEDULES, strict=True):
+            await self._until_done(msgspec.structs.replace(command, schedule_id=name))
+        for _ in range(3):
+            await self.sleep(0.0, self.sim.plan.faulty_s / 3)
+            await self._change(self.random.choice(names))
+        for name in names:
+            await self._until_done(DeleteSchedule(schedule_id=name))
+
+    async def _change(self, name: str) -> None:
+        drawn = self.random.random()
+        if drawn < 0.4:
+            await self._until_done(PauseSchedule(schedule_id=name, reason="drawn"))
+            await self.sleep(0.0, 4.0)
+            await self._until_done(ResumeSchedule(schedule_id=name))
+        elif drawn < 0.7:
+            command = msgspec.structs.replace(self.random.choice(SCHEDULES), schedule_id=name)
+            await self._until_done(command)
+        elif not self.sim.plan.forgets:  # a slot whose task was forgotten would be filled again
+            with suppress(NotFound):
+                schedule = await self.look(GetSchedule(schedule_id=name))
+                if schedule.last_slot is not None:
+                    since, until = schedule.last_slot - 6.0, schedule.last_slot + 0.0
+                    await self._until_done(BackfillSchedule(schedule_id=name, since=since, until=until))
+
+    async def _until_done(self, command: Command) -> None:
+        with suppress(Refused, NotFound):
+            await self.until_admitted(command)
 
 
 class PoolUser(Actor):

@@ -38,6 +38,15 @@ from events.inbox import InboxRecorded, InboxRefused
 from events.node import NodeLost
 from events.pool import PoolAllocated, PoolReleased
 from events.queue import DEFAULT, QueueDeleted, QueuePaused, QueueResumed
+from events.schedule import (
+    ScheduleDefined,
+    ScheduleDeleted,
+    ScheduleEvent,
+    ScheduleFired,
+    ScheduleQueued,
+    ScheduleResumed,
+    ScheduleSkipped,
+)
 from events.service import ServiceHealthChanged
 from events.subjects import Subjects
 from events.task import (
@@ -162,6 +171,61 @@ class Waits:
         return self.holds is True or (self.holds is False and self.after.otherwise is Otherwise.RUN)
 
 
+class Slots:
+    """The slots of one schedule, as its events tell: which come next, which wait, and which have been fired."""
+
+    def __init__(self) -> None:
+        self._every_s = 0
+        self._next: int | None = None
+        self._queued: list[int] = []
+        self._fired = -1
+        self._tasks: dict[str, int] = {}
+
+    def submitted(self, event: TaskSubmitted, time: float) -> None:
+        """Take the task of a slot: each has one, and not before its time."""
+        assert event.occurrence is not None
+        slot = event.occurrence.slot
+        if event.task_id in self._tasks or slot in self._tasks.values() or slot > time:
+            _broken(Promise.ONCE_A_SLOT, f"{event} at {time} after {self._tasks}")
+        self._tasks[event.task_id] = slot
+
+    def take(self, event: ScheduleEvent) -> None:
+        """Take an event of the schedule."""
+        match event:
+            case ScheduleDefined():
+                self._every_s, self._next = event.timing.every_s or 0, event.next_slot
+            case ScheduleResumed():
+                self._next = event.next_slot
+            case ScheduleFired(is_backfill=True):
+                self._check(event, is_right=event.task_id in self._tasks)
+            case ScheduleFired():
+                is_right = self._tasks.get(event.task_id) == event.slot and event.slot > self._fired
+                self._check(event, is_right=is_right and event.slot in (self._next, *self._queued[:1]))
+                if event.slot == self._next:
+                    self._goes_on(event, event.slot, event.next_slot)
+                self._fired = event.slot
+                self._queued = [slot for slot in self._queued if slot > event.slot]
+            case ScheduleQueued():
+                self._check(event, is_right=event.slot == self._next)
+                self._queued.append(event.slot)
+                self._goes_on(event, event.slot, event.next_slot)
+            case ScheduleSkipped():
+                self._check(event, is_right=event.slot == self._next and event.through >= event.slot)
+                self._goes_on(event, event.through, event.next_slot)
+            case ScheduleDeleted():
+                self._queued.clear()
+            case _:
+                pass
+
+    def _goes_on(self, event: ScheduleEvent, last: int, then: int | None) -> None:
+        self._check(event, is_right=then == last + self._every_s)
+        self._next = then
+
+    def _check(self, event: ScheduleEvent, *, is_right: bool) -> None:
+        if not is_right:
+            _broken(Promise.ONCE_A_SLOT, f"{event}, but slot {self._next} was next, and {self._queued} waited")
+
+
 class History:
     """The state derived from the journal, event by event; broken promises are recorded as they occur."""
 
@@ -189,6 +253,8 @@ class History:
         self._leases: dict[str, str] = {}
         self._claims: dict[str, tuple[int, set[str]]] = {}
         self._claim_of: dict[str, set[str]] = {}
+        self._first_starts: dict[str, float] = {}
+        self._schedules: dict[str, Slots] = {}
         self._shares: dict[str, int] = {}
         self._owners: dict[str, str] = {}
         self._memory: dict[str, int] = {}
@@ -221,6 +287,8 @@ class History:
             self._settle(event, sequence)
         elif isinstance(event, ContainerEvent):
             self._container(event)
+        elif isinstance(event, ScheduleEvent):
+            self._schedules.setdefault(event.schedule_id, Slots()).take(event)
         elif isinstance(event, QueuePaused):
             self._paused.add(event.queue_id)
         elif isinstance(event, QueueResumed | QueueDeleted):
@@ -245,11 +313,16 @@ class History:
                 _broken(Promise.QUOTA, f"{actor} has {MOST_PENDING} waiting tasks and submitted {task_id}")
             self._submitter[task_id] = actor
             self._queues[task_id] = event.queue or DEFAULT
+            self._first_starts[task_id] = event.not_before or 0.0
+            if event.occurrence is not None:
+                self._schedules[event.occurrence.schedule_id].submitted(event, time)
             waiting.add(task_id)
             self._is_to_wait(event)
             return
         if task_id in self._ended_at and not isinstance(event, TaskReportRefused):
             _broken(Promise.ONE_END, f"{event} came after the end of the task")
+        if isinstance(event, TaskStarted) and time < self._first_starts[task_id]:
+            _broken(Promise.NOT_BEFORE, f"{event} came {self._first_starts[task_id] - time:.3f} s too early")
         waiting = self._pending[self._submitter[task_id]]
         if isinstance(event, TaskAttemptFailed) or (isinstance(event, TaskPaused) and event.lease):
             waiting.add(task_id)

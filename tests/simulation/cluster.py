@@ -290,6 +290,7 @@ class Sim:
             users[f"pooluser{number}"] = self._act(actors.PoolUser)
         if plan.has_queues:
             users["operator0"] = self._act(Operator)
+        users["scheduleuser0"] = self._act(actors.ScheduleUser)
         for number in range(plan.containers):
             users[f"containeruser{number}"] = self._act(actors.ContainerUser)
         for number in range(plan.domains):

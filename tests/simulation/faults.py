@@ -43,8 +43,10 @@ EVENTS = (
     "container.resumed", "coordinator.command_refused", "coordinator.mass_silence_ended",
     "coordinator.mass_silence_noticed", "coordinator.stopped", "fed", "idempotency.forgotten", "inbox.read",
     "inbox.recorded", "inbox.refused", "lost_after_mass_silence", "node.lost", "node.returned", "pool.allocated",
-    "service.health_changed", "task.attempt_failed", "task.cancelled", "task.failed", "task.progressed",
-    "task.paused", "task.report_refused", "task.resumed", "task.timed_out", "worker.left", "worker.lost",
+    "schedule.deleted", "schedule.fired", "schedule.paused", "schedule.queued", "schedule.skipped",
+    "service.health_changed", "task.attempt_failed", "task.cancelled", "task.extended", "task.failed",
+    "task.progressed", "task.paused", "task.report_refused", "task.resumed", "task.timed_out", "worker.left",
+    "worker.lost",
 )  # fmt: skip
 """Events that must occur over many seeds; otherwise the runs cover too little."""
 

@@ -17,11 +17,11 @@ import msgspec
 from coordinator.client.client import Client
 from coordinator.commands.task import SubmitTask
 from coordinator.deciders import cancel_ladder, dependencies, supervision
+from coordinator.deciders import schedule as schedules
 from coordinator.deciders import task as decide
 from coordinator.deciders.deadlines import Deadlines
 from coordinator.deciders.retries import backoff_s
 from coordinator.deciders.signs import Signs
-from coordinator.deciders.sources import Sources
 from coordinator.engine.engine import Engine
 from coordinator.engine.inboxes import InboxTurns
 from coordinator.engine.turn import Turn
@@ -29,6 +29,7 @@ from coordinator.engine.waiting_claims import SchedulingWorker
 from coordinator.journal.stream import NatsJournal
 from coordinator.leadership.lease import Lease
 from coordinator.node.node_agent import NodeAgent
+from coordinator.placement.sources import Sources
 from events.after import AfterOn
 from events.container import ContainerStatus
 from events.task import TaskAttemptFailed, TaskStatus
@@ -47,6 +48,8 @@ if TYPE_CHECKING:
     from coordinator.journal.slots import Draft
     from events.after import After
     from events.base import Envelope, Position
+    from events.task import TaskSubmitted
+    from projections.stamp import Stamp
     from projections.store.port import Batch
     from projections.task import Task
 
@@ -314,6 +317,31 @@ def reason_undeclared() -> Iterator[None]:
 
 
 @contextmanager
+def delay_forgotten() -> Iterator[None]:
+    """The fold makes a delayed task ready at once."""
+    original = projected._submitted
+
+    def submitted(event: TaskSubmitted, stamp: Stamp) -> Task:
+        return msgspec.structs.replace(original(event, stamp), retry_at=0.0)
+
+    with mock.patch.object(projected, "_submitted", submitted):
+        yield
+
+
+@contextmanager
+def missed_slots_lost() -> Iterator[None]:
+    """Of several slots that are due, only the last is looked at, and nothing says so of the others."""
+    original = schedules._slots_due
+
+    def slots_due(*given: Any) -> tuple[list[int], int | None, int | None]:
+        slots, _, following = original(*given)
+        return slots[-1:], None, following
+
+    with mock.patch.object(schedules, "_slots_due", slots_due):
+        yield
+
+
+@contextmanager
 def pause_ignored() -> Iterator[None]:
     """Claims that name no queue get tasks of paused ones, too."""
     original = Sources._grouped
@@ -432,6 +460,8 @@ PLANTED: dict[str, Callable[[], AbstractContextManager[None]]] = {
         spared_forgotten,
         unread_removed,
         reason_undeclared,
+        delay_forgotten,
+        missed_slots_lost,
         pause_ignored,
         shares_forgotten,
         paused_is_ready,

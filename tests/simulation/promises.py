@@ -33,6 +33,8 @@ class Promise(Enum):
     QUOTA = "no source has more than its quota"
     REASON = "only what ends by itself with 0 has finished"
     FEED = "the feed is the journal, event by event"
+    NOT_BEFORE = "no attempt starts before the time of its task"
+    ONCE_A_SLOT = "each slot of a schedule is fired once, in order, and none is lost"
     PAUSED = "no task of a paused queue starts"
     AFTER = "a task begins when what it waits for has come about, not before, and it waits no longer"
     CANCELLED = "a task that was asked to end has ended 1 s after its grace"

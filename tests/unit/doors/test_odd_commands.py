@@ -68,9 +68,15 @@ def valid_of(name: str) -> dict[str, Any]:
                 else 1 if "int" in kind
                 else "localhost" if field.name == "host"
                 else "task_agent" if field.name == "agent_type"
+                else "told" if field.name == "step"
+                else {"task_name": "ok"} if field.name == "task"
                 else "ok"
             )  # fmt: skip
-    return found
+    return found | ALSO.get(name, {})
+
+
+ALSO: dict[str, dict[str, Any]] = {"define_schedule": {"every_s": 60}}
+"""Fields of which a command needs one."""
 
 
 def written() -> dict[str, str]:
@@ -150,7 +156,7 @@ async def wrong_with(rig: Rig, name: str, field: str, value: str, body: str) -> 
     return "" if is_same(given, carried) else f"changed to {carried!r}"[:200]
 
 
-OF_OTHERS = frozenset({"lease", "slots"})
-"""Fields that an event has of something else: the attempt that a report begins, the worker that a claim registers."""
+OF_OTHERS = frozenset({"lease", "slots", "time_limits"})
+"""Fields that an event has of something else, such as the attempt, or without what is not known in them."""
 STATES = frozenset({"too_many_containers", "no_room", "id_taken", "id_in_use", "registry_full", "too_many"})
 """Refusals because of what is there already, such as that of an earlier value."""

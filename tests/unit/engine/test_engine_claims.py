@@ -9,9 +9,9 @@ import pytest
 
 from coordinator.commands.task import WithdrawClaim
 from coordinator.commands.worker import DrainWorker, LeaveWorker, RegisterWorker
-from coordinator.deciders.matching import SCHEDULE_VERSION
 from coordinator.deciders.rules import Limits, Rules
 from coordinator.errors import Refused, Unavailable
+from coordinator.placement.matching import SCHEDULE_VERSION
 from events.coordinator import CoordinatorTurn
 from events.task import TaskStatus
 from tests.unit.deciders.facts import claim, complete, payload, submit

@@ -11,8 +11,8 @@ from coordinator.commands.container import PauseContainer, ResumeContainer, Star
 from coordinator.commands.node import ObservedContainer, SyncNode
 from coordinator.commands.task import CancelTask, WithdrawClaim
 from coordinator.commands.worker import DrainWorker, RegisterWorker
-from coordinator.deciders.matching import schedule
 from coordinator.deciders.rules import Limits
+from coordinator.placement.matching import schedule
 from events.coordinator import CoordinatorTurn
 from tests.unit.deciders.facts import claim, complete, create, register_node, submit
 from tests.unit.engine.engine_rig import TICK_S, Rig, Told, explained, leading

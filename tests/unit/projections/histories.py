@@ -56,6 +56,18 @@ from events.queue import (
 )
 from events.resources import NONE, Resources
 from events.retry import RetryPolicy
+from events.schedule import (
+    ScheduleDefined,
+    ScheduleDeleted,
+    ScheduleFired,
+    SchedulePaused,
+    ScheduleQueued,
+    ScheduleResumed,
+    ScheduleSkipped,
+    ScheduleStatus,
+    TaskContent,
+    Timing,
+)
 from events.service import ServiceDeregistered, ServiceHealthChanged, ServiceRegistered, ServiceStatus
 from events.session import SessionBound, SessionClosed
 from events.task import (
@@ -63,6 +75,7 @@ from events.task import (
     TaskAttemptFailed,
     TaskCancelled,
     TaskCompleted,
+    TaskExtended,
     TaskFailed,
     TaskProgressed,
     TaskReportRefused,
@@ -73,6 +86,7 @@ from events.task import (
     TaskUnblocked,
 )
 from events.task_pause import TaskPaused, TaskResumed
+from events.time_limits import TimeLimits
 from events.worker import WorkerDraining, WorkerLeft, WorkerLost, WorkerRegistered
 from projections.container import Container, Desired
 from projections.node import NodeStatus
@@ -88,6 +102,10 @@ if TYPE_CHECKING:
     from projections.world import World
 
 _C = ContainerStatus
+_LIMITS = (
+    *(None, None, None, TimeLimits(heartbeat_s=5.0), TimeLimits(start_within_s=30.0)),
+    *(TimeLimits(finish_within_s=90.0), TimeLimits(start_within_s=20.0, finish_within_s=50.0, heartbeat_s=1.0)),
+)
 _PAYLOADS = (
     None,
     Payload(encoding="text", data="x" * 256, digest="0" * 64),
@@ -108,6 +126,7 @@ class Historian:
         self.random = Random(seed)
         self.scribe = Scribe()
         self._tasks_made = 0
+        self._fired: set[str] = set()
 
     @property
     def world(self) -> World:
@@ -147,6 +166,8 @@ class Historian:
 
     def submit(self) -> Event | None:
         task_id = f"t{self.random.randint(1, self._tasks_made + 1)}"
+        if self.random.random() < 0.1:
+            task_id = f"once{self._tasks_made}"
         if task_id in self.world.tasks:
             return None
         self._tasks_made += 1
@@ -165,6 +186,8 @@ class Historian:
             idempotency_key=self.random.choice(("", "", self.pick("key", 9))),
             program=self.random.choice(("", self.pick("program", 3))),
             payload=_PAYLOADS[self._tasks_made % len(_PAYLOADS)],
+            not_before=self.random.choice((None, None, None, self.world.time + 7.0)),
+            time_limits=self.random.choice(_LIMITS),
             queue=self.random.choice(("", *(name_of(one) for one in self.world.queues))),
             fairness_key=self.random.choice(("", self.pick("customer", 2))),
             retry=self.random.choice((None, None, RetryPolicy(when_exhausted="pause"), RetryPolicy(factor=3.0))),
@@ -225,7 +248,14 @@ class Historian:
                 worker_ended=self.random.random() < 0.5,
             ),
             TaskTimedOut(task_id=task_id, lease=lease, ran_for_s=2.0, limit_s=1.0),
-            TaskProgressed(task_id=task_id, lease=lease, progress=self.random.random(), message="m"),
+            TaskProgressed(
+                task_id=task_id,
+                lease=lease,
+                progress=self.random.random(),
+                message="m",
+                checkpoint=self.random.choice((None, *_PAYLOADS)),
+            ),
+            TaskExtended(task_id=task_id, lease=lease, by_s=self.random.choice((0.5, 60.0))),
         ))  # fmt: skip
 
     def pause_or_resume_task(self) -> Event | None:
@@ -358,6 +388,34 @@ class Historian:
             ]
         return self.random.choice(possible)
 
+    def change_schedule(self) -> Event | None:
+        schedule_id = self.pick("schedule", 4)
+        schedule, now = self.world.schedules.get(schedule_id), int(self.world.time)
+        then = self.random.choice((None, now + 1, now + 60, now + 600))
+        if schedule is None or schedule.is_ended or self.random.random() < 0.2:
+            return ScheduleDefined(
+                schedule_id=schedule_id,
+                timing=Timing(every_s=60, jitter_s=self.random.choice((0.0, 30.0))),
+                task=TaskContent(task_name="n", payload=self.random.choice(_PAYLOADS)),
+                next_slot=then,
+            )
+        slot = max(schedule.last_slot or 0, now) + 1
+        # A task is of one schedule, and its id is not used again.
+        new = [one for one in self.world.tasks if one.startswith("once") and one not in self._fired]
+        task_id = new[0] if new else "none"
+        self._fired.update(new[:1])
+        is_paused = schedule.status is ScheduleStatus.PAUSED
+        return self.random.choice((
+            ScheduleFired(schedule_id=schedule_id, slot=slot, task_id=task_id, next_slot=then),
+            ScheduleFired(schedule_id=schedule_id, slot=slot, task_id=task_id, next_slot=then),
+            ScheduleFired(schedule_id=schedule_id, slot=1, task_id="b", next_slot=then, is_backfill=True),
+            ScheduleQueued(schedule_id=schedule_id, slot=slot, next_slot=then),
+            ScheduleSkipped(schedule_id=schedule_id, slot=slot, through=slot, reason="overlap", next_slot=then),
+            ScheduleResumed(schedule_id=schedule_id, next_slot=then) if is_paused
+            else SchedulePaused(schedule_id=schedule_id),
+            ScheduleDeleted(schedule_id=schedule_id),
+        ))  # fmt: skip
+
     def change_session(self) -> Event | None:
         session_id = self.pick("s", 3)
         session = self.world.sessions.get(session_id)
@@ -478,10 +536,11 @@ _HAPPENINGS: tuple[Callable[[Historian], Event | None], ...] = (
     Historian.change_container,
     Historian.change_service,
     Historian.change_session,
+    Historian.change_schedule,
     Historian.change_pool,
     Historian.change_queue,
     Historian.change_inbox,
     Historian.change_coordinator,
     Historian.forget_keys,
 )
-_WEIGHTS = (16, 14, 11, 1, 4, 3, 4, 3, 2, 2, 10, 4, 2, 3, 2, 2, 0.5, 0.5)
+_WEIGHTS = (16, 14, 11, 1, 4, 3, 4, 3, 2, 2, 10, 4, 2, 3, 3, 2, 2, 0.5, 0.5)

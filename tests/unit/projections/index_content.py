@@ -12,18 +12,20 @@ from typing import TYPE_CHECKING, Any
 
 from events.container import ContainerStatus
 from events.resources import NONE, Resources
+from events.schedule import ScheduleStatus
 from events.task import TaskStatus
 from projections.lanes import LaneName
 from projections.queue import name_of, policy_of
 from projections.ready import ORDERINGS, aged, key_in, shape_of
+from projections.schedule import Schedule, fires_at
 from projections.shares import key_of, name_in
+from projections.task import Task
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from projections.indexes import Indexes
     from projections.ready import ReadyTasks, ShapeKey
-    from projections.task import Task
     from projections.world import World
 
 WANTED = (*ORDERINGS, aged(60.0))
@@ -34,7 +36,7 @@ SPARE = 64
 def content_of(indexes: Indexes) -> dict[str, Any]:
     """Read everything that policies and views could read, sorted where no order is promised."""
     lanes = {lane: group for lane, group in indexes.lanes.of.items() if group.count}
-    services = indexes.services.items()
+    services, now = indexes.services.items(), indexes.now
     return {
         "ready": {
             (lane, ordering, key): [task for _, task in shape.ordered(ordering)]
@@ -83,12 +85,18 @@ def content_of(indexes: Indexes) -> dict[str, Any]:
                 ("sessions", indexes.owned_sessions),
                 ("workers", indexes.owned_workers),
                 ("pools", indexes.owned_pools),
+                ("schedules", indexes.owned_schedules),
                 ("allocations", indexes.owned_allocations),
             )
         },
         "held": {worker_id: set(held) for worker_id, held in indexes.held.items()},
         "claims": {claim_id: sorted(claimed) for claim_id, claimed in indexes.claims.items()},
         "overdue": list(indexes.overdue(float("inf"))),
+        "schedules": (
+            sorted(indexes.due_schedules(now)),
+            sorted(indexes.due_schedules(math.inf)),
+            {schedule_id: task_id for task_id, schedule_id in indexes.awaited.items()},
+        ),
         "services": {
             name: {status: set(members) for status, members in groups.items() if members} for name, groups in services
         },
@@ -118,6 +126,10 @@ def content_from(world: World) -> dict[str, Any]:
     ready = [task for task in pending if task.retry_at <= now and not task.is_paused and not task.waiting_for]
     to_cancel = [(task, task.cancelling) for task in running if task.cancelling is not None]
     services = [service for service in world.services.values() if not service.is_ended]
+    active = [one for one in world.schedules.values() if one.status is ScheduleStatus.ACTIVE]
+    waiting = {one.schedule_id: one.last_task_id for one in active if one.queued}
+    living = {task.task_id for task in (*pending, *running)}
+    holders: list[Task | Schedule] = [*tasks, *world.schedules.values()]
     rounds = {one.worker_id: one.rounds for one in world.workers.values() if one.rounds}
     standing = [container for container in world.containers.values() if not container.is_ended]
     names = {"", *(name_of(queue_id) for queue_id in world.queues)}
@@ -164,7 +176,11 @@ def content_from(world: World) -> dict[str, Any]:
         "running in": dict(Counter(one for task in running for one in accounts_of(task))) if is_accounted else {},
         "is accounted": is_accounted,
         "ready count": len(ready),
-        "parked": {task.task_id: task for task in pending if task.retry_at > now and not task.is_paused},
+        "parked": {
+            task.task_id: task
+            for task in pending
+            if task.retry_at > now and not task.is_paused and not task.waiting_for
+        },
         "paused": {task.task_id for task in pending if task.is_paused},
         "dependants": (
             {task.task_id: task for task in pending if task.waiting_for},
@@ -177,9 +193,9 @@ def content_from(world: World) -> dict[str, Any]:
         "tasks": {status: {task.task_id for task in tasks if task.status is status} for status in TaskStatus},
         "pending by": (dict(Counter(t.tenant for t in pending)), dict(Counter(t.source for t in pending))),
         "payload bytes": (
-            sum(map(large_bytes, tasks)),
-            summed((task.tenant, large_bytes(task)) for task in tasks),
-            summed((task.source, large_bytes(task)) for task in tasks),
+            sum(map(large_bytes, holders)),
+            summed((one.tenant, large_bytes(one)) for one in holders),
+            summed((one.source, large_bytes(one)) for one in holders),
         ),
         "owned": {
             "services": counted(world.services.values()),
@@ -187,13 +203,25 @@ def content_from(world: World) -> dict[str, Any]:
             "sessions": counted(world.sessions.values()),
             "workers": counted(world.workers.values()),
             "pools": counted(world.pools.values()),
+            "schedules": counted(world.schedules.values()),
             "allocations": counted(one for pool in world.pools.values() for one in pool.allocations.values()),
         },
         "held": {who: {task.task_id for task in theirs} for who, theirs in grouped(running, lambda t: t.worker_id)},
         "claims": {
             claim: sorted(task.task_id for task in its) for claim, its in grouped(running, lambda t: t.claim_id)
         },
-        "overdue": [task.task_id for task in sorted((t for t in running if t.timeout_s is not None), key=deadline)],
+        "overdue": [one[-1] for one in sorted(map(deadline, (*pending, *running))) if one[0] < math.inf],
+        "schedules": (
+            sorted(
+                {one for one, task_id in waiting.items() if task_id not in living}
+                | {one.schedule_id for one in active if one.next_slot is not None and due_at(one) <= now}
+            ),
+            sorted(
+                {one for one, task_id in waiting.items() if task_id not in living}
+                | {one.schedule_id for one in active if one.next_slot is not None}
+            ),
+            {one: task_id for one, task_id in waiting.items() if task_id in living},
+        ),
         "services": {
             name: {status: {one.service_id for one in same} for status, same in grouped(named, lambda s: s.status)}
             for name, named in grouped(services, lambda s: s.service_name)
@@ -262,10 +290,17 @@ def counted(things: Iterable[Any]) -> tuple[dict[str, int], dict[str, int], int,
     )
 
 
-def large_bytes(task: Task) -> int:
-    """Return the bytes of the payload that the task holds, 0 if it has no more than 256 characters."""
-    data = "" if task.payload is None else task.payload.data
-    return len(data.encode()) if len(data) > 256 else 0
+def large_bytes(holder: Task | Schedule) -> int:
+    """Return the bytes of the payload and the checkpoint that a task holds; 256 characters are not counted."""
+    held_by = (holder.payload, holder.checkpoint) if isinstance(holder, Task) else ()
+    content = None if isinstance(holder, Task) else holder.task
+    held = [one.data for one in (*held_by, content and content.payload) if one is not None]
+    return sum(len(data.encode()) for data in held if len(data) > 256)
+
+
+def due_at(schedule: Schedule) -> float:
+    assert schedule.next_slot is not None
+    return fires_at(schedule, schedule.next_slot)
 
 
 def summed(sizes: Iterable[tuple[str, int]]) -> dict[str, int]:
@@ -276,9 +311,21 @@ def summed(sizes: Iterable[tuple[str, int]]) -> dict[str, int]:
 
 
 def deadline(task: Task) -> tuple[float, int, str]:
-    assert task.started_at is not None
-    assert task.timeout_s is not None
-    return (task.started_at + task.timeout_s, task.attempt, task.task_id)
+    """Return when a task that has not ended reaches its first limit; infinity for never."""
+    limits, ends = task.time_limits, [math.inf]
+    if task.status is TaskStatus.RUNNING and task.timeout_s is not None:
+        assert task.started_at is not None
+        ends.append(task.started_at + task.timeout_s + task.extended_s)
+    if limits is not None and limits.finish_within_s is not None:
+        ends.append(max(task.submitted_at, task.not_before or 0.0) + limits.finish_within_s)
+    if (
+        limits is not None
+        and limits.start_within_s is not None
+        and task.status is TaskStatus.PENDING
+        and not task.is_paused
+    ):
+        ends.append(max(task.submitted_at, task.retry_at) + limits.start_within_s)
+    return (min(ends), task.attempt, task.task_id)
 
 
 def sums(held: Iterable[tuple[str, Resources]]) -> dict[str, Resources]:

@@ -35,6 +35,7 @@ from events.task import (
     TaskAttemptFailed,
     TaskCancelled,
     TaskCompleted,
+    TaskExtended,
     TaskFailed,
     TaskProgressed,
     TaskReportRefused,
@@ -70,6 +71,7 @@ CANCEL_ASKED = TaskCancelAsked(task_id="x", grace_s=9.0)
 CANCEL_TOLD = TaskCancelTold(task_id="x", lease="c.1")
 CANCEL_FORCED = TaskCancelForced(task_id="x", lease="c.1", how="raised")
 UNBLOCKED = TaskUnblocked(task_id="x", predecessor="y")
+EXTENDED = TaskExtended(task_id="x", lease="c.1", by_s=5.0)
 TIMED_OUT = TaskTimedOut(task_id="x", lease="c.1", ran_for_s=2.0, limit_s=1.0)
 TASK_PAUSED = TaskPaused(task_id="x", reason="r")
 EXHAUSTED = TaskPaused(task_id="x", reason="retries_exhausted", lease="c.1", cause="failed", error="e", attempt=1)
@@ -155,7 +157,8 @@ KINDS = {
             (ATTEMPT_FAILED, {T.RUNNING: T.PENDING}),
             (FAILED, {T.RUNNING: T.FAILED}),
             (CANCELLED, {T.PENDING: T.CANCELLED, T.RUNNING: T.CANCELLED}),
-            (TIMED_OUT, {T.RUNNING: T.TIMEOUT}),
+            (TIMED_OUT, {T.PENDING: T.TIMEOUT, T.RUNNING: T.TIMEOUT}),
+            (EXTENDED, {T.RUNNING: T.RUNNING}),
             (TASK_PAUSED, {T.PENDING: T.PENDING}),
             (EXHAUSTED, {T.RUNNING: T.PENDING}),
             (TASK_RESUMED, {}),  # of a task that is not paused

@@ -13,6 +13,7 @@ from coordinator.commands.container import StopContainer
 from coordinator.commands.inbox import Item
 from coordinator.commands.node import RegisterNode, SyncNode
 from coordinator.commands.pool import AllocatePool, DefinePool, ReleasePool
+from coordinator.commands.schedule import DefineSchedule
 from coordinator.commands.service import DeregisterService, FindServices
 from coordinator.commands.session import BindSession
 from coordinator.commands.task import CancelTask, GetTask, SubmitTask
@@ -39,6 +40,7 @@ from events.container import ContainerDestroyed
 from events.coordinator import CoordinatorCommandRefused, CoordinatorStarted
 from events.inbox import InboxRefused
 from events.pool import PoolAllocated, PoolDefined, PoolReleased
+from events.schedule import ScheduleDefined, ScheduleDeleted, TaskContent, Timing
 from events.service import ServiceDeregistered
 from events.session import SessionBound, SessionClosed
 from events.task import Payload, TaskStatus
@@ -278,6 +280,7 @@ class Kind(NamedTuple):
     ended: Callable[[str], Event] | None
 
 
+WORK = TaskContent(task_name="work")
 POOL = PoolDefined(pool_id="p", capacity=resources(cpu=9))
 KINDS = [
     Kind(
@@ -328,6 +331,13 @@ KINDS = [
         lambda one: DefinePool(pool_id=one, capacity=POOL.capacity),
         lambda one: PoolDefined(pool_id=one, capacity=POOL.capacity, owned=True),
         None,
+    ),
+    Kind(
+        "max_schedules",
+        "schedules",
+        lambda one: DefineSchedule(schedule_id=one, task=WORK, every_s=60),
+        lambda one: ScheduleDefined(schedule_id=one, timing=Timing(every_s=60), task=WORK),
+        lambda one: ScheduleDeleted(schedule_id=one),
     ),
     Kind(
         "max_allocations",

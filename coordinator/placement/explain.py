@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from coordinator.commands.explain import Blocker, Explanation, Reason, Tier, WorkerFit
 from coordinator.deciders.housing import SERVING, said_of
 from coordinator.deciders.rules import present_s
-from coordinator.deciders.sources import ordering_of
+from coordinator.placement.sources import ordering_of
 from events.queue import DEFAULT
 from events.resources import NONE, Resources
 from events.task import TaskStatus

@@ -13,15 +13,15 @@ from hypothesis import given as for_all
 from hypothesis import settings
 from hypothesis import strategies as st
 
-from coordinator.deciders.matching import schedule
-from coordinator.deciders.sources import ready_for_custom
+from coordinator.placement.matching import schedule
+from coordinator.placement.sources import ready_for_custom
 from events.coordinator import ClaimFilter
 from events.queue import DEFAULT, FairShare, Policy, QueueDefined, QueuePaused, QueuePolicySet, QueueResumed
 from events.task import TaskStatus, TaskUsage
 from projections.world import World
 from tests.specification import BEGIN, Said, Scribe, fold, write
 from tests.unit.deciders.facts import attempt_failed, completed, resources, started, submitted, worker
-from tests.unit.deciders.test_matching import deal, dealt, waiting
+from tests.unit.placement.test_matching import deal, dealt, waiting
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

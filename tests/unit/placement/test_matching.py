@@ -13,8 +13,8 @@ from hypothesis import given as for_all
 from hypothesis import settings
 from hypothesis import strategies as st
 
-from coordinator.deciders.matching import SCHEDULE_VERSION, _answer_bytes, rounds_taken, schedule
 from coordinator.deciders.task import LEASE_CHARS_MAX
+from coordinator.placement.matching import SCHEDULE_VERSION, _answer_bytes, rounds_taken, schedule
 from events.base import Position
 from events.coordinator import ClaimFilter, CoordinatorTurn, WaitingClaim
 from events.resources import NONE, Resources

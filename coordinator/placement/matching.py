@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from coordinator.deciders.housing import SERVING
-from coordinator.deciders.sources import Sources
+from coordinator.placement.sources import Sources
 from events.coordinator import ANY, ClaimFilter
 from events.resources import NONE, Resources
 from events.task import TaskStarted
@@ -21,7 +21,7 @@ from projections.worker import WorkerStatus
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from coordinator.deciders.sources import Source
+    from coordinator.placement.sources import Source
     from events.base import Position
     from events.coordinator import WaitingClaim
     from projections.task import Task

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from coordinator.commands.explain import Blocker, Explanation, Tier
-from coordinator.deciders.explain import MOST_WORKERS_SHOWN, explain
-from coordinator.deciders.matching import schedule
 from coordinator.deciders.rules import Rules
 from coordinator.deciders.signs import Signs
+from coordinator.placement.explain import MOST_WORKERS_SHOWN, explain
+from coordinator.placement.matching import schedule
 from events.after import After, AfterOn
 from events.queue import DEFAULT, Policy, QueueDefined, QueuePaused, QueuePolicySet
 from events.task import TaskCancelled, TaskStatus
@@ -28,7 +28,7 @@ from tests.unit.deciders.facts import (
     submitted,
     worker,
 )
-from tests.unit.deciders.test_matching import waiting
+from tests.unit.placement.test_matching import waiting
 
 if TYPE_CHECKING:
     from events.base import Event

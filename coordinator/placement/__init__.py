@@ -1,0 +1,1 @@
+"""Which ready task goes to which waiting worker, and why one goes to none. Pure."""
