@@ -521,7 +521,8 @@ class Indexes:
         if task.payload is not before.payload:
             self._count_large(before, -1)
             self._count_large(task, 1)
-        if task.paused_at != before.paused_at and task.time_limits is not None:
+        moves = task.paused_at != before.paused_at or bool(task.waiting_for) is not bool(before.waiting_for)
+        if moves and task.time_limits is not None:
             self._no_deadline(task.task_id)
             self._note_deadline(task)
         if task.waiting_for:

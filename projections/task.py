@@ -322,6 +322,8 @@ def _shared(policy: RetryPolicy) -> RetryPolicy:
 
 def _unblocked(task: Task, event: TaskUnblocked, stamp: Stamp) -> Task:
     check_status({PENDING}, task.status, event, stamp)
+    if task.time_limits is not None:  # the time that it may wait for a worker begins
+        task = msgspec.structs.replace(task, retry_at=max(task.retry_at, stamp.time))
     return _followed(task, stamp, waiting_for=())
 
 

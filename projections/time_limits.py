@@ -28,7 +28,8 @@ def deadline_of(task: Task) -> tuple[float, str]:
     limits = task.time_limits
     if limits is None:
         return first, exceeded
-    if limits.start_within_s is not None and task.status is not _RUNNING and task.paused_at is None:
+    waits_for_a_worker = task.status is not _RUNNING and task.paused_at is None and not task.waiting_for
+    if limits.start_within_s is not None and waits_for_a_worker:
         first, exceeded = waits_since(task) + limits.start_within_s, START_WITHIN
     if limits.finish_within_s is not None and (by := counts_since(task) + limits.finish_within_s) < first:
         first, exceeded = by, FINISH_WITHIN

@@ -374,6 +374,8 @@ class History:
             if event.how == "predecessor" and (waits.holds is not False or waits.after.otherwise is Otherwise.RUN):
                 _broken(Promise.AFTER, f"{event}, but it waits for {waits}")
             del self._waits[task_id]
+        elif isinstance(event, TERMINAL):  # its time is over
+            del self._waits[task_id]
 
     def _task(self, event: TaskEvent, sequence: int) -> None:
         self.tasks[event.task_id].append(event)

@@ -323,6 +323,7 @@ def deadline(task: Task) -> tuple[float, int, str]:
         and limits.start_within_s is not None
         and task.status is TaskStatus.PENDING
         and not task.is_paused
+        and not task.waiting_for
     ):
         ends.append(max(task.submitted_at, task.retry_at) + limits.start_within_s)
     return (min(ends), task.attempt, task.task_id)
