@@ -151,7 +151,9 @@ def dead_requeue(
     """
     asked = any(value is not None for value in given.values())
     if bool(task_ids) + asked + every != 1:
-        raise click.UsageError("give either the ids of tasks, or filters such as --name, or --all")
+        raise click.UsageError(
+            "give either the ids of tasks, or filters (--name, --tenant, --error-type, --since), or --all"
+        )
 
     async def requeue_all(client: Client) -> None:
         ids = list(task_ids)

@@ -71,13 +71,13 @@ def queue_list(ctx: click.Context, url: str | None, output: str, as_json: bool) 
 
 
 @queue.command("get")
-@click.argument("name", default=DEFAULT)
+@click.argument("queue_id", metavar="[NAME]", default=DEFAULT)
 @URL
 @output_options
 @click.pass_context
-def queue_get(ctx: click.Context, name: str, url: str | None, output: str, as_json: bool) -> None:
+def queue_get(ctx: click.Context, queue_id: str, url: str | None, output: str, as_json: bool) -> None:
     """Show a queue, its policy, and who shares it."""
-    found: QueueView = asking(ctx, url, lambda client: client.execute(GetQueue(queue_id=name)))
+    found: QueueView = asking(ctx, url, lambda client: client.execute(GetQueue(queue_id=queue_id)))
     facts = (
         *_COLUMNS,
         ("age", lambda v: f"{v.policy.ageing_s:g} s count as one priority" if v.policy.ageing_s else ""),
@@ -104,47 +104,47 @@ def queue_get(ctx: click.Context, name: str, url: str | None, output: str, as_js
 
 
 @queue.command("define")
-@click.argument("name")
+@click.argument("queue_id", metavar="NAME")
 @click.option("--weight", type=WEIGHT, default=1.0, show_default=True, help="Part of the fleet beside other queues.")
 @URL
 @click.pass_context
-def queue_define(ctx: click.Context, name: str, weight: float, url: str | None) -> None:
+def queue_define(ctx: click.Context, queue_id: str, weight: float, url: str | None) -> None:
     """Create a queue, or change its weight."""
-    _send(ctx, url, DefineQueue(queue_id=name, weight=weight))
+    _send(ctx, url, DefineQueue(queue_id=queue_id, weight=weight))
 
 
 @queue.command("pause")
-@click.argument("name")
+@click.argument("queue_id", metavar="NAME")
 @_REASON
 @URL
 @click.pass_context
-def queue_pause(ctx: click.Context, name: str, reason: str, url: str | None) -> None:
+def queue_pause(ctx: click.Context, queue_id: str, reason: str, url: str | None) -> None:
     """Start no more tasks of a queue; what runs goes on."""
-    _send(ctx, url, PauseQueue(queue_id=name, reason=reason))
+    _send(ctx, url, PauseQueue(queue_id=queue_id, reason=reason))
 
 
 @queue.command("resume")
-@click.argument("name")
+@click.argument("queue_id", metavar="NAME")
 @_REASON
 @URL
 @click.pass_context
-def queue_resume(ctx: click.Context, name: str, reason: str, url: str | None) -> None:
+def queue_resume(ctx: click.Context, queue_id: str, reason: str, url: str | None) -> None:
     """Start tasks of a paused queue again."""
-    _send(ctx, url, ResumeQueue(queue_id=name, reason=reason))
+    _send(ctx, url, ResumeQueue(queue_id=queue_id, reason=reason))
 
 
 @queue.command("delete")
-@click.argument("name")
+@click.argument("queue_id", metavar="NAME")
 @_REASON
 @URL
 @click.pass_context
-def queue_delete(ctx: click.Context, name: str, reason: str, url: str | None) -> None:
+def queue_delete(ctx: click.Context, queue_id: str, reason: str, url: str | None) -> None:
     """Delete a queue without tasks that have not ended."""
-    _send(ctx, url, DeleteQueue(queue_id=name, reason=reason))
+    _send(ctx, url, DeleteQueue(queue_id=queue_id, reason=reason))
 
 
 @queue.command("policy")
-@click.argument("strategy", type=click.Choice([*STRATEGIES, "inherit"]))
+@click.argument("strategy", metavar="STRATEGY", type=click.Choice([*STRATEGIES, "inherit"]))
 @click.option("--queue", "name", default=DEFAULT, show_default=True, help="The queue; others follow `default`.")
 @click.option("--ageing", type=Number(0, 366 * 86_400, "a number of seconds"), default=60.0, show_default=True,
               help="Seconds of waiting that count as one priority; 0: age does not count.")  # fmt: skip
