@@ -108,10 +108,10 @@ _TASK_COLUMNS = (
     ("worker", lambda t: t.worker_id),
     ("submitted", lambda t: moment(t.submitted_at)),
     ("ended", lambda t: moment(t.ended_at)),
-    ("not before", lambda t: "" if t.attempt else moment(t.not_before)),
 )
 _TASK_FACTS = (
     *_TASK_COLUMNS,
+    ("not before", lambda t: "" if t.attempt else moment(t.not_before)),
     ("type", lambda t: t.task_type),
     ("queue", lambda t: t.queue),
     ("key", lambda t: t.fairness_key),
