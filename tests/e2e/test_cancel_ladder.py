@@ -69,6 +69,7 @@ async def steps_of(cluster: Cluster, task_id: str) -> list[tuple[str, str]]:
     return found
 
 
+@pytest.mark.alone
 async def test_a_running_handler_hears_of_it_at_once(cluster: Cluster) -> None:
     """Of fifty handlers, async ones and ones in threads, each within 100 ms of the command; each step is an event."""
     worker = some_worker(cluster, slots=MANY)
