@@ -314,10 +314,10 @@ def _start_in_s(world: World, task: Task, ahead: int, fits: dict[str, dict[str, 
     alike: list[float] = []
     others: list[float] = []
     for one in newest:
-        if one.started_at is not None and one.ended_at is not None:
-            (alike if one.task_name == task.task_name else others).append(one.ended_at - one.started_at)
-            if len(alike) >= RUNS_ENOUGH:
-                break
+        ran_s = (one.ended_at or 0.0) - (one.started_at or 0.0)  # what has completed has both
+        (alike if one.task_name == task.task_name else others).append(ran_s)
+        if len(alike) >= RUNS_ENOUGH:
+            break
     runs = alike or others[:RUNS_ENOUGH]
     if not runs or not slots:
         return None, 0
