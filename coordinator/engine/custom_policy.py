@@ -96,7 +96,8 @@ class CustomPolicy:
             picks = await self._child.choose(tasks, workers)
             choice = Choice(self._by_claim(picks, {task.task_id for task in tasks}, workers), self._child.digest)
         except PolicyFailed as failed:
-            self._note(failed)
+            if self._note(failed):
+                await self._child.stop()  # it may hang: a new one begins if the policy is set again
             return None
         self._failures = 0
         return choice
@@ -123,8 +124,8 @@ class CustomPolicy:
             found.setdefault(worker_id, []).append(task_id)
         return self._scheduling.dealt(found)
 
-    def _note(self, failed: PolicyFailed) -> None:
-        """Note a failure, and turn the policy off after some in a row."""
+    def _note(self, failed: PolicyFailed) -> bool:
+        """Note a failure, and turn the policy off after some in a row; return whether it is off now."""
         self._failures += 1
         policy = policy_of(self._world.queues, "")
         log.warning("policy_failed", policy=policy.custom, why=failed.why, detail=failed.detail, times=self._failures)
@@ -134,8 +135,10 @@ class CustomPolicy:
                 queue_id=DEFAULT, policy=policy.custom, why=failed.why, detail=detail, times=self._failures
             )
         )
-        if self._failures >= FAILURES:
+        is_off = self._failures >= FAILURES
+        if is_off:
             self._failures = 0
             instead = msgspec.structs.replace(policy, strategy="priority", custom="")
             reason = f"{policy.custom} failed {FAILURES} times in a row: {failed.why}"
             self._events.append(QueuePolicySet(queue_id=DEFAULT, policy=instead, reason=reason))
+        return is_off

@@ -27,6 +27,8 @@ log = structlog.get_logger(__name__)
 
 PROGRAM = "coordinator.scheduler.policy_process"
 LINE_BYTES = 4 * 1024 * 1024
+START_S = 30.0
+"""How long the process may take until it says what it is."""
 PAUSE_S = 1.0
 """The pause before a process that has ended is started again."""
 
@@ -155,7 +157,7 @@ class PolicyChild:
         self.digest = ""
         child, self._child = self._child, None
         if child is not None:
-            await child.terminate()
+            await child.terminate(grace_s=0.0)  # the writer waits for it
 
     async def _try_to_start(self) -> None:
         try:
@@ -174,16 +176,24 @@ class PolicyChild:
         except BaseException:
             ours.close()
             raise
-        line = await self._reader.readline()
-        hello = msgspec.json.decode(line, type=Hello) if line else Hello(error="its process ended at once")
+        hello = await self._hello(self._reader)
         if hello.error:
             writer, child = self._writer, self._child
             self._reader = self._writer = self._child = None
             writer.close()
-            await child.terminate()
+            await child.terminate(grace_s=0.0)
             raise PolicyFailed("dead", hello.error)
         self.digest = hello.digest
         log.info("policy_started", policy=self._name, digest=self.digest)
+
+    @staticmethod
+    async def _hello(reader: asyncio.StreamReader) -> Hello:
+        try:
+            async with asyncio.timeout(START_S):
+                line = await reader.readline()
+        except TimeoutError:
+            return Hello(error=f"its process said nothing for {START_S:g} s")
+        return msgspec.json.decode(line, type=Hello) if line else Hello(error="its process ended at once")
 
 
 _encode = msgspec.json.Encoder().encode

@@ -62,9 +62,10 @@ def schedule(
     which tasks a claim takes.
     *containers* is what `said_of` the workers' containers; a worker whose container does not run gets nothing. Before
     version 2 no containers were asked for. *chosen* are the tasks that a custom policy chose for the claims that follow
-    it: these get no others. If it is None there is no such policy, or it failed, and they get tasks by priority.
+    it: these get no others of the queues for which it chooses. If it is None there is no such policy, or it failed, and
+    they get tasks by priority.
     """
-    sources, is_accounted = Sources(world), world.indexes.is_accounted
+    sources, is_accounted = Sources(world, with_choice=chosen is not None), world.indexes.is_accounted
     taken: set[str] = set()
     capacities = _capacities(world, claims, loads, containers)
     if chosen is not None:
@@ -73,7 +74,7 @@ def schedule(
                 return
             taken.add(event.task_id)
             yield event
-    candidates = _candidates(world, claims, capacities, without_custom=chosen is not None)
+    candidates = _candidates(world, claims, capacities)
     heapq.heapify(candidates)
     while candidates and len(taken) < most:
         score, number, one = candidates[0]
@@ -184,11 +185,7 @@ def _capacities(
 
 
 def _candidates(
-    world: World,
-    claims: Sequence[WaitingClaim],
-    capacities: Mapping[str, _Capacity | None],
-    *,
-    without_custom: bool,
+    world: World, claims: Sequence[WaitingClaim], capacities: Mapping[str, _Capacity | None]
 ) -> list[tuple[float, int, _Candidate | _Rotation]]:
     """Return the claims that can take a task, those that rotate as one, each with its score and a number."""
     candidates: list[tuple[float, int, _Candidate | _Rotation]] = []
@@ -197,8 +194,6 @@ def _candidates(
     for number, claim in enumerate(claims):
         capacity = capacities[claim.worker_id]
         strategy = claim.strategy or usual
-        if without_custom and strategy == "custom":
-            continue
         if capacity is None or not (candidate := _Candidate(claim, capacity, strategy)):
             continue
         if strategy not in _ROTATING:

@@ -57,10 +57,15 @@ class Source(Protocol):
 
 
 class Sources:
-    """The sources of one turn: claims that want the same share one."""
+    """
+    The sources of one turn: claims that want the same share one.
 
-    def __init__(self, world: World) -> None:
+    *with_choice* says that a custom policy has chosen: claims get nothing else of the queues for which it does.
+    """
+
+    def __init__(self, world: World, *, with_choice: bool = False) -> None:
         self._world = world
+        self._chosen_for = frozenset(map(name_of, custom_queues(world))) if with_choice else frozenset[str]()
         self._of: dict[tuple[str, tuple[str, ...], ClaimFilter], Source] = {}
         self._usage = _Usage(world)
 
@@ -87,7 +92,7 @@ class Sources:
             names = set(handles or wanted.task_names)
             if handles and wanted.task_names:
                 names.intersection_update(wanted.task_names)
-        queues = self._grouped(lanes, wanted.queues)
+        queues = self._grouped(lanes, wanted.queues, is_live=not strategy and not wanted.task_ids)
         if wanted.task_ids:
             return _Named(self._world, wanted.task_ids, lanes, queues, names)
         made = {name_in(queue): self._of_queue(queue, groups, strategy, names) for queue, groups in queues.items()}
@@ -95,12 +100,19 @@ class Sources:
             return next(iter(made.values()))
         return _Shared(made, self._usage)
 
-    def _grouped(self, lanes: Sequence[Lanes], wanted: tuple[str, ...]) -> dict[str, dict[LaneName, list[ReadyTasks]]]:
-        """Return the groups of ready tasks by queue and lane, without those of queues that are paused or not wanted."""
+    def _grouped(
+        self, lanes: Sequence[Lanes], wanted: tuple[str, ...], *, is_live: bool
+    ) -> dict[str, dict[LaneName, list[ReadyTasks]]]:
+        """
+        Return the groups of ready tasks by queue and lane, without those of queues that are paused or not wanted.
+
+        A claim that follows the live policies gets nothing of those for which a custom policy chooses, either.
+        """
+        others = self._chosen_for if is_live else frozenset[str]()
         queues: dict[str, dict[LaneName, list[ReadyTasks]]] = {}
         defined = self._world.queues
         for lane, group in chain.from_iterable(one.of.items() for one in lanes):
-            if wanted and (lane.queue or DEFAULT) not in wanted:
+            if lane.queue in others or (wanted and (lane.queue or DEFAULT) not in wanted):
                 continue
             queue = defined.get(lane.queue or DEFAULT)
             if queue is None or queue.paused_at is None:
@@ -127,12 +139,15 @@ class _Anyone:
         return True
 
 
+def custom_queues(world: World) -> tuple[str, ...]:
+    """Return the queues whose tasks a custom policy chooses: the default one, and those that follow it."""
+    names = dict.fromkeys((DEFAULT, *world.queues))
+    return tuple(queue_id for queue_id in names if policy_of(world.queues, name_of(queue_id)).strategy == "custom")
+
+
 def ready_for_custom(world: World, most: int) -> Iterator[Task]:
     """Yield up to *most* ready tasks of the queues that follow the default policy, the first ones by priority."""
-    following = tuple(
-        queue_id for queue_id in (DEFAULT, *world.queues) if policy_of(world.queues, name_of(queue_id)).custom
-    )
-    source, taken = Sources(world).of("", (), ClaimFilter(queues=following)), set[str]()
+    source, taken = Sources(world).of("", (), ClaimFilter(queues=custom_queues(world))), set[str]()
     while len(taken) < most and (task := source.take(_Anyone(), taken)) is not None:
         taken.add(task.task_id)
         yield task

@@ -192,6 +192,16 @@ def test_what_it_chose_for_a_worker_that_is_gone_or_cannot_have_it_is_not_given(
     assert dealt(fold(*with_queues), *claims, chosen={"c": ("t1",)}) == [("t1", "w")]
 
 
+def test_a_queue_with_a_policy_of_its_own_is_not_its_business() -> None:
+    """Claims get those tasks while it chooses, or says nothing, about the others."""
+    own = (*QUEUES, policy("fifo", "b"), submitted("b0", queue="b"), submitted("a0", queue="a"), submitted("d0"))
+    world = fold(CUSTOM, worker(), *own)
+    assert dealt(world, waiting("c", "w", 9, LIVE), chosen={}) == [("b0", "w")]
+    assert sorted(dealt(world, waiting("c", "w", 9, LIVE), chosen={"c": ("d0",)})) == [("b0", "w"), ("d0", "w")]
+    named = {"c": ClaimFilter(task_ids=("a0",))}
+    assert dealt(world, waiting("c", "w", 9, LIVE), chosen={}, filters=named) == [("a0", "w")]
+
+
 def test_if_it_fails_tasks_are_taken_by_priority() -> None:
     """In that turn."""
     facts = (CUSTOM, worker(), submitted("old"), submitted("urgent", priority=1))
