@@ -344,16 +344,24 @@ class Indexes:
     def _is_next(self, entry: tuple[float, str]) -> bool:
         return self.schedule_members.get(entry[1]) is entry
 
-    def queue_changed(self, before: Queue | None, after: Queue | None) -> None:
+    def queue_changed(self, before: Queue | None, after: Queue | None) -> bool:
+        """Change a queue; return whether what runs is to be counted in other accounts from now on."""
         if before is not None:
             del self._queues[before.queue_id]
         if after is not None:
             self._queues[after.queue_id] = after
-        if before is None or after is None or before.policy != after.policy:
-            self._policy_changed()
+        was, now = (None if one is None else one.policy for one in (before, after))
+        if was != now:
+            self.lanes.forget_aged()
+            self._lanes_of = None
+        return self._share_again()
 
-    def _policy_changed(self) -> None:
-        """Put the tasks of the queues that are shared in another way from now on into their lanes."""
+    def _share_again(self) -> bool:
+        """
+        Put the tasks of the queues that are shared in another way from now on into their lanes.
+
+        Return whether there are other accounts than before.
+        """
         names = {"", *map(name_of, self._queues)}
         policies = ((name, policy_of(self._queues, name)) for name in names)
         shared = {name: policy.fair for name, policy in policies if policy.fair is not None}
@@ -362,11 +370,11 @@ class Indexes:
         ]
         self.shared.clear()
         self.shared.update(shared)
-        self.is_accounted = bool(shared) or len(names) > 1
+        was_accounted, self.is_accounted = self.is_accounted, bool(shared) or len(names) > 1
         for name in sorted(moved):
             self.lanes.regroup(name)
-        self.lanes.forget_aged()
-        self._lanes_of = None
+            self._lanes_of = None
+        return bool(moved) or was_accounted is not self.is_accounted
 
     def service_changed(self, before: Service | None, after: Service | None) -> None:
         self.service_changes += 1

@@ -436,8 +436,10 @@ def _fold_queue(world: World) -> Callable[[Any, Stamp], None]:
         else:
             queues[event.queue_id] = after
         shared = dict(indexes.shared)
-        indexes.queue_changed(before, after)
-        indexes.count_running(world.tasks[task_id] for task_id in indexes.tasks[TaskStatus.RUNNING])
+        if indexes.queue_changed(before, after):
+            indexes.count_running(world.tasks[task_id] for task_id in indexes.tasks[TaskStatus.RUNNING])
+        elif after is not None:
+            return  # it has no account to lose
         kept = shares.kept(world.accounts, shared, indexes.shared, {queue.name_of(name) for name in queues})
         world.accounts.clear()
         world.accounts.update(kept)

@@ -27,7 +27,7 @@ from coordinator.deciders.rules import Rules, not_found, standing
 from coordinator.deciders.service import living
 from coordinator.deciders.slots import local_time, next_after
 from coordinator.deciders.worker import check_wanted
-from coordinator.engine.queue_views import queue_view, queues_of
+from coordinator.engine.queue_views import queue_view, queue_views, queues_of
 from coordinator.placement.explain import explain
 from coordinator.placement.matching import offered
 from events.coordinator import ClaimFilter
@@ -102,8 +102,7 @@ def ask(world: World, signs: Signs, question: Command, heard_now: float, rules: 
             return queue_view(world, one_of(queues_of(world), question.queue_id, "queue"))
         case ListQueues():
             queues = queues_of(world)
-            found = _page(queues, iter(queues), question)
-            return (queue_view(world, queue, with_sharers=False) for queue in found)
+            return queue_views(world, _page(queues, iter(queues), question))
         case GetSession():
             return one_of(world.sessions, question.session_id, "session")
         case GetSchedule():

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING
+
+import msgspec
 
 from coordinator.commands.queue import SHARES_SHOWN, QueueView, Sharer
 from coordinator.deciders.queue import tasks_in
@@ -11,6 +14,8 @@ from projections.queue import default_queue, name_of, policy_of
 from projections.shares import Account, name_in
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
     from events.queue import FairShare
     from projections.queue import Queue
     from projections.world import World
@@ -21,19 +26,31 @@ def queues_of(world: World) -> dict[str, Queue]:
     return dict(sorted({DEFAULT: default_queue(), **world.queues}.items()))
 
 
-def queue_view(world: World, queue: Queue, *, with_sharers: bool = True) -> QueueView:
-    """Return a queue with what is in it now."""
-    name, indexes = name_of(queue.queue_id), world.indexes
+def queue_view(world: World, queue: Queue) -> QueueView:
+    """Return a queue with what is in it now, and who shares it."""
+    name, share = name_of(queue.queue_id), world.indexes.shared.get(name_of(queue.queue_id))
+    view = _view(world, queue, _ready(world).get(name, 0))
+    return view if share is None else msgspec.structs.replace(view, sharers=_sharers(world, name, share))
+
+
+def queue_views(world: World, queues: Iterable[Queue]) -> Iterator[QueueView]:
+    """Yield several queues with what is in them now."""
+    ready = _ready(world)
+    return (_view(world, queue, ready.get(name_of(queue.queue_id), 0)) for queue in queues)
+
+
+def _ready(world: World) -> Counter[str]:
+    """Return how many tasks of each queue are ready."""
+    found: Counter[str] = Counter()
+    for lane, group in world.indexes.lanes.of.items():
+        found[lane.queue] += group.count
+    return found
+
+
+def _view(world: World, queue: Queue, ready: int) -> QueueView:
     pending, running = tasks_in(world, queue.queue_id)
-    share = indexes.shared.get(name)
-    return QueueView(
-        queue=queue,
-        policy=policy_of(world.queues, name),
-        pending=pending,
-        ready=sum(group.count for lane, group in indexes.lanes.of.items() if lane.queue == name),
-        running=running,
-        sharers=_sharers(world, name, share) if share is not None and with_sharers else [],
-    )
+    policy = policy_of(world.queues, name_of(queue.queue_id))
+    return QueueView(queue=queue, policy=policy, pending=pending, ready=ready, running=running)
 
 
 def _sharers(world: World, queue: str, share: FairShare) -> list[Sharer]:

@@ -142,6 +142,12 @@ class SchedulerSettings(Section):
     claim_slots_max: int = number(_RULES.claim_slots_max, 1, 10_000, "tasks that one claim may request")
     claim_wait_max_s: float = number(_RULES.claim_wait_max_s, 0.0, 3600.0, "how long a claim may wait for tasks")
 
+    @model_validator(mode="after")
+    def _check_custom(self) -> Self:
+        if self.default_strategy == "custom" and not self.custom_policy:
+            raise apart("scheduler.default_strategy is custom: name the class in scheduler.custom_policy")
+        return self
+
     IN_ORDER = (
         ("retry_backoff_s", "retry_backoff_max_s", 1, "the longest pause must not be shorter than the first"),
         (

@@ -341,6 +341,7 @@ class TestWrongValues:
                 "leadership: {renew_s: 7.8, fresh_s: 8}",
                 "leadership.ttl_s is 12: use at least 2 × leadership.renew_s (7.8), because",
             ),
+            ("scheduler: {default_strategy: custom}", "name the class in scheduler.custom_policy"),
             (
                 "scheduler: {retry_backoff_s: 61}",
                 "scheduler.retry_backoff_max_s is 60: use at least scheduler.retry_back",
