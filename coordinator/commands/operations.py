@@ -74,8 +74,8 @@ def summary_of(operation: type[Operation]) -> str:
     return f"{head}." if dot else head
 
 
-def description_of(operation: type[Operation]) -> str:
-    """Return an operation's docstring as paragraphs of one line each."""
+def description_of(operation: type[msgspec.Struct]) -> str:
+    """Return the docstring of an operation, or of a part of one, as paragraphs of one line each."""
     lines = (operation.__doc__ or "").strip().splitlines()
     return "\n".join(" ".join(part.split()) for part in "\n".join(line.strip() for line in lines).split("\n\n"))
 
@@ -95,8 +95,8 @@ def always_of(operation: type[Operation]) -> dict[str, str]:
     return {code: REASONS[code] for code in sorted(operation.ALWAYS)}
 
 
-def fields_of(operation: type[Operation]) -> tuple[Field, ...]:
-    """Return the fields of an operation's request, in the order of its class."""
+def fields_of(operation: type[msgspec.Struct]) -> tuple[Field, ...]:
+    """Return the fields of an operation's request, or of a part of one, in the order of its class."""
     hints = get_type_hints(operation)
     return tuple(
         Field(
