@@ -29,6 +29,9 @@ class TaskStatus(Enum):
     TIMEOUT = "timeout"
 
 
+Scalar = str | int | float | bool
+
+
 class Payload(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults=True):
     """
     The input or the result of a task; opaque to the coordinator.
@@ -85,6 +88,7 @@ class TaskSubmitted(TaskEvent, frozen=True, kw_only=True, gc=False, omit_default
     again. `after` names the tasks that it begins after, and `waits_for` those of them that had not ended yet; it is not
     ready before `task.unblocked`. No attempt starts before `not_before` (commit time, seconds
     since 1970). It is `delay_s` after the submit if that was asked for. With `occurrence` a schedule submitted it.
+    `attributes` are what filters and limits know of its content.
     """
 
     VERSION = 3
@@ -95,7 +99,7 @@ class TaskSubmitted(TaskEvent, frozen=True, kw_only=True, gc=False, omit_default
         "fairness_key": 3,
         "retry": 3,
         "requeued_from": 3,
-        **dict.fromkeys(("after", "waits_for", "not_before", "delay_s", "time_limits", "occurrence"), 3),
+        **dict.fromkeys(("after", "waits_for", "not_before", "delay_s", "time_limits", "occurrence", "attributes"), 3),
     }
 
     task_name: str
@@ -118,6 +122,7 @@ class TaskSubmitted(TaskEvent, frozen=True, kw_only=True, gc=False, omit_default
     delay_s: float | None = None
     time_limits: TimeLimits | None = None
     occurrence: Occurrence | None = None
+    attributes: dict[str, Scalar] = {}
 
 
 class TaskUnblocked(TaskEvent, frozen=True, kw_only=True, gc=False, omit_defaults=True):

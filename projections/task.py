@@ -23,6 +23,7 @@ from events.retry import RetryPolicy
 from events.task import (
     Occurrence,
     Payload,
+    Scalar,
     TaskAttemptFailed,
     TaskCancelled,
     TaskCompleted,
@@ -144,6 +145,7 @@ class Task(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults=Tr
     more_retries: int = 0
     resumes: int = 0
     requeued_from: str = ""
+    attributes: dict[str, Scalar] = {}
 
     @property
     def is_paused(self) -> bool:
@@ -254,6 +256,8 @@ def content_of(task: Task | TaskSubmitted, payload_digest: str) -> int:
         text += f"\0delay {task.delay_s}" if task.delay_s is not None else f"\0not before {task.not_before}"
     if task.time_limits is not None:
         text += f"\0limits {msgspec.structs.astuple(task.time_limits)}"
+    if task.attributes:
+        text += f"\0attributes {sorted(task.attributes.items())}"
     return crc32(text.encode())
 
 
@@ -308,6 +312,7 @@ def _submitted(event: TaskSubmitted, stamp: Stamp) -> Task:
         delay_s=event.delay_s,
         time_limits=event.time_limits,
         occurrence=event.occurrence,
+        attributes=event.attributes,
     )
     if event.not_before is not None:
         return msgspec.structs.replace(task, retry_at=event.not_before)

@@ -7,6 +7,7 @@ meaning. Colours are used on terminals only, and not if NO_COLOR is set.
 
 from __future__ import annotations
 
+import json
 import math
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -18,6 +19,8 @@ from coordinator.terminal import clean, escaped, is_fancy
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+
+    from events.task import Scalar
 
     Column = tuple[str, Callable[[Any], object]]
 
@@ -90,6 +93,29 @@ class Number(click.ParamType[float]):
         if not self._least <= number <= self._most:
             self.fail(f"{value!r} is not {self._what} from {self._least:g} to {self._most:.10g}", param, ctx)
         return number
+
+
+class Attribute(click.ParamType[tuple[str, "Scalar"]]):
+    """`NAME=VALUE`: a value that JSON reads as a text, a number, true or false is one; any other is a text."""
+
+    name = "name=value"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, Scalar]:
+        if not isinstance(value, str):
+            return value  # type: ignore[no-any-return]  # click converts what was converted again
+        name, sign, given = value.partition("=")
+        if not sign:
+            self.fail(f"{value!r} is not NAME=VALUE, such as customer=acme", param, ctx)
+        try:
+            read = json.loads(given)
+        except ValueError:
+            return name, given
+        return name, read if isinstance(read, (str, int, float)) else given
+
+
+def shown_scalar(value: Scalar) -> str:
+    """Return an attribute's value as a terminal shows it: as `Attribute` reads it."""
+    return value if isinstance(value, str) else json.dumps(value)
 
 
 class Moment(click.ParamType[datetime]):

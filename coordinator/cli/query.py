@@ -12,7 +12,18 @@ import msgspec
 
 from coordinator.cli import EXIT_ERROR, EXIT_TIMED_OUT
 from coordinator.cli.connection import TENANT, TRACEPARENT, URL, asking
-from coordinator.cli.output import Moment, Number, NumberOrName, moment, output_options, show, show_json, show_one
+from coordinator.cli.output import (
+    Attribute,
+    Moment,
+    Number,
+    NumberOrName,
+    moment,
+    output_options,
+    show,
+    show_json,
+    show_one,
+    shown_scalar,
+)
 from coordinator.cli.retries import RETRY_FACTS, attempt_facts, retry_of, retry_options
 from coordinator.client.paging import listed
 from coordinator.client.service_list import list_services
@@ -115,6 +126,7 @@ _TASK_FACTS = (
     ("type", lambda t: t.task_type),
     ("queue", lambda t: t.queue),
     ("key", lambda t: t.fairness_key),
+    ("attributes", lambda t: ", ".join(f"{name}={shown_scalar(value)}" for name, value in t.attributes.items())),
     ("tenant", lambda t: t.tenant),
     ("trace", lambda t: t.traceparent),
     ("started", lambda t: moment(t.started_at)),
@@ -146,6 +158,10 @@ def task() -> None:
 )  # fmt: skip
 @click.option("--queue", default="", help="Queue; by default that named `default`.")
 @click.option("--key", default="", help="Whose share of the queue it takes of, where keys share it.")
+@click.option(
+    "--attribute", "attributes", metavar="NAME=VALUE", type=Attribute(), multiple=True,
+    help="What filters and limits may know of it. Repeatable.",
+)  # fmt: skip
 @click.option("--timeout", type=LIMIT, help="Time limit of one attempt in seconds.")
 @click.option("--start-within", type=LIMIT, help="Time limit of the wait for a worker in seconds.")
 @click.option("--finish-within", type=LIMIT, help="Time limit of all attempts together in seconds.")
@@ -220,6 +236,7 @@ def _submit_command(name: str, options: dict[str, Any]) -> SubmitTask:
         payload=given_payload(options["payload"]),
         queue=options["queue"],
         fairness_key=options["key"],
+        attributes=dict(options["attributes"]),
         retry=retry_of(options),
         after=_after(options),
         not_before=None if options["not_before"] is None else options["not_before"].timestamp(),

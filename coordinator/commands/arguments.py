@@ -7,13 +7,17 @@ says of itself: `str()` of a member of a `(str, Enum)` is its name.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import datetime
 from enum import Enum
 from math import isfinite, nan
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from events.errors import Refused, shown
 from events.retry import RetryPolicy
+
+if TYPE_CHECKING:
+    from events.task import Scalar
 
 WHOLE_MAX = 2**63 - 1
 
@@ -35,6 +39,23 @@ def wanted(name: str, value: Any, kind: type | tuple[type, ...], right: str) -> 
         return value
     msg = f"{name} {shown(value)} is not {right}"
     raise Refused(msg, reason="bad_type")
+
+
+def scalars(name: str, value: Any) -> dict[str, Scalar]:
+    """Return *value* as a dict if it maps names to texts, numbers and truth values; raise `Refused` if not."""
+    given: dict[str, Scalar] = {}
+    for key, one in wanted(name, value, Mapping, 'a mapping such as {"customer": "acme"}').items():
+        inner = f"{name}[{shown(key)}]"
+        text(f"{name}: a name", key)
+        if isinstance(one, bool):
+            given[key] = one
+        elif isinstance(one, str):
+            given[key] = text(inner, one)
+        elif isinstance(one, int):
+            given[key] = whole(inner, one)
+        else:
+            given[key] = number(inner, wanted(inner, one, float, "a text, a number, True or False"))
+    return given
 
 
 def text(name: str, value: Any) -> str:

@@ -10,7 +10,7 @@ from events.after import After
 from events.cancel_ladder import Escalation
 from events.resources import NONE, Resources
 from events.retry import RetryPolicy
-from events.task import Payload, TaskStatus, TaskUsage
+from events.task import Payload, Scalar, TaskStatus, TaskUsage
 from events.time_limits import TimeLimits
 from projections.task import Task
 
@@ -29,14 +29,15 @@ class SubmitTask(Command[str], frozen=True, kw_only=True, gc=False):
     tasks have ended: all or any of them (`join`), with `success` or in any way (`on`). When that cannot be any more, it
     is cancelled, or runs (`otherwise`). No attempt starts before
     `not_before`, in seconds since 1970, or before `delay_s` seconds have passed since the submit. `timeout_s` limits
-    one attempt; `time_limits` are the other limits.
+    one attempt; `time_limits` are the other limits. `attributes` are what filters and limits may know of its content:
+    at most 16 texts, numbers and truth values, 1 KiB together.
     """
 
     KIND, VERB = "task", "submit"
     REFUSALS = frozenset({
         "bad_after", "bad_number", "bad_payload", "bad_priority", "bad_retry", "bad_text", "bad_time", "id_taken",
-        "memory_full", "payload_too_large", "queue_full", "quota", "rate_limited", "too_many", "unknown_predecessor",
-        "unknown_queue",
+        "memory_full", "payload_too_large", "queue_full", "quota", "rate_limited", "too_large", "too_many",
+        "unknown_predecessor", "unknown_queue",
     })  # fmt: skip
     EXAMPLE = Example({"task_id": "task_1", "task_name": "add", "priority": 5, "payload": PAYLOAD}, "task_1")
 
@@ -58,6 +59,7 @@ class SubmitTask(Command[str], frozen=True, kw_only=True, gc=False):
     not_before: float | None = None
     delay_s: float | None = None
     time_limits: TimeLimits | None = None
+    attributes: dict[str, Scalar] = {}
 
 
 class ClaimTasks(Command[list[Task]], frozen=True, kw_only=True, gc=False):

@@ -27,7 +27,8 @@ from coordinator.commands.task import SubmitTask
 from coordinator.commands.validation import check_number, check_text
 from coordinator.deciders.rules import Decider, Teller, check_churn, standing
 from coordinator.deciders.slots import check_timing, newest_first, next_after
-from coordinator.deciders.task import check_new_payload, check_room, submission
+from coordinator.deciders.submission import submission
+from coordinator.deciders.task import check_new_payload, check_room
 from events.errors import CoordinationError, Refused
 from events.ids import checked
 from events.schedule import (

@@ -7,7 +7,6 @@ Each decider returns the events that follow, an empty tuple when nothing has to 
 
 from __future__ import annotations
 
-from functools import lru_cache
 from math import inf
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -23,25 +22,18 @@ from coordinator.commands.task import (
     ReleaseTask,
     SubmitTask,
 )
-from coordinator.commands.validation import (
-    AMOUNT_MAX,
-    check_number,
-    check_resources,
-    check_text,
-    shortened,
-    shortened_begin,
-)
+from coordinator.commands.validation import AMOUNT_MAX, check_number, check_text, shortened, shortened_begin
 from coordinator.deciders import cancel_ladder, dependencies
-from coordinator.deciders.first_start import first_start, too_early
+from coordinator.deciders.first_start import too_early
 from coordinator.deciders.housing import is_frozen
-from coordinator.deciders.queue import PRIORITY_MOST, check_queue, priority_of
-from coordinator.deciders.retries import backoff_s, check_policy, is_final
+from coordinator.deciders.queue import check_queue
+from coordinator.deciders.retries import backoff_s, is_final
 from coordinator.deciders.rules import Decider, Teller, not_found
-from coordinator.deciders.time_limits import LEAST_S, MOST_S, checked_limits, timed_out
-from events.errors import Refused, StaleLease, Unavailable, shown
+from coordinator.deciders.submission import check_payload, same_content, same_key, same_task, submission
+from coordinator.deciders.time_limits import LEAST_S, MOST_S, timed_out
+from events.errors import Refused, StaleLease, Unavailable
 from events.idempotency import IdempotencyForgotten
 from events.ids import checked
-from events.resources import NONE
 from events.retry import ERROR_TYPE_CHARS_MAX, PAUSE, PAUSE_MAX_S, TRACEBACK_CHARS_MAX
 from events.task import (
     TaskAttemptFailed,
@@ -53,11 +45,9 @@ from events.task import (
     TaskReportRefused,
     TaskStarted,
     TaskStatus,
-    TaskSubmitted,
 )
 from events.task_pause import TaskPaused
-from projections.queue import name_of
-from projections.task import ENDED, SMALL_CHARS, bytes_of, checksum, content_of, digest_of
+from projections.task import ENDED, SMALL_CHARS, bytes_of, checksum, digest_of
 from projections.time_limits import end_of_attempt
 from projections.worker import WorkerStatus
 from projections.world import OUTCOMES
@@ -70,7 +60,7 @@ if TYPE_CHECKING:
     from coordinator.deciders.signs import Signs
     from events.base import Event
     from events.task import Payload, TaskUsage
-    from projections.task import EndedTask, KeyedTask, Task
+    from projections.task import EndedTask, Task
     from projections.world import World
 
 _PENDING, _RUNNING = TaskStatus.PENDING, TaskStatus.RUNNING
@@ -86,32 +76,22 @@ LEASE_CHARS_MAX = 80
 """No granted lease is longer: the id of a claim and two numbers."""
 
 
-_CONTENT = (
-    "task_name", "task_type", "priority", "timeout_s", "max_retries", "resources", "idempotency_key", "queue",
-    "fairness_key", "retry", "requeued_from", "after", "time_limits",
-)  # fmt: skip
-"""What the repeat of a submit must say again, besides the payload."""
-_SHA256_DIGITS = 64
-_checked_again = lru_cache(maxsize=1024)(checked)
-"""For identifiers that come again and again."""
-
-
 def submit(world: World, command: SubmitTask, context: DecisionContext) -> Events:
     """Submit a task; a repeat is recognized by its id or its idempotency key."""
     checked(command.task_id, "task_id")
     known = world.tasks.get(command.task_id)
     submitted = submission(world, command, context)
     if known is not None:
-        _same_task(known, command, submitted, f"task_id {command.task_id!r}")
+        same_task(known, command, submitted, f"task_id {command.task_id!r}")
         return ()
     ended = world.ended_task(command.task_id)
     if ended is not None:
-        _same_content(ended, command, submitted)
+        same_content(ended, command, submitted)
         return ()
     if command.idempotency_key:
         keyed = world.keyed_task(context.tenant, command.idempotency_key)
         if keyed is not None:
-            _same_key(world, keyed, command, submitted)
+            same_key(world, keyed, command, submitted)
             return ()
     if submitted.queue:
         check_queue(world, submitted.queue)
@@ -180,99 +160,6 @@ def _check_bytes(world: World, size: int, source: str, rules: Rules) -> None:
             "scheduler.max_pending_bytes: submit later or raise the limit"
         )
         raise Refused(msg, reason="queue_full", retry_after_s=5.0)
-
-
-def submission(world: World, command: SubmitTask, context: DecisionContext) -> TaskSubmitted:
-    """
-    Return the event of a new task.
-
-    Raises:
-        Refused: the command is malformed.
-    """
-    rules, queue, priority = context.rules, command.queue, command.priority
-    if queue:
-        queue = name_of(checked(queue, "queue"))
-    if isinstance(priority, str):
-        known = world.tasks.get(command.task_id)
-        priority = priority_of(world, queue, priority) if known is None else known.priority
-    check_text("task_name", command.task_name, 128, least=1)
-    if command.task_type:
-        check_text("task_type", command.task_type, 128)
-    if command.idempotency_key:
-        check_text("idempotency_key", command.idempotency_key, 256)
-    if command.program:
-        _checked_again(command.program, "program")
-    if priority:
-        check_number("priority", priority, -PRIORITY_MOST, PRIORITY_MOST)
-    if command.fairness_key:
-        check_text("fairness_key", command.fairness_key, 128)
-    if command.resources is not NONE:
-        check_resources("resources", command.resources)
-    check_payload("payload", command.payload, rules)
-    if command.timeout_s is not None:
-        check_number("timeout_s", command.timeout_s, LEAST_S, MOST_S)
-    if command.max_retries is not None:
-        check_number("max_retries", command.max_retries, 0, 1000)
-    if command.retry is not None:
-        check_policy(command.retry)
-    if command.requeued_from:
-        checked(command.requeued_from, "requeued_from")
-    if command.after is not None:
-        dependencies.check_after(command.task_id, command.after)
-    return TaskSubmitted(
-        task_id=command.task_id,
-        task_name=command.task_name,
-        task_type=command.task_type,
-        priority=priority,
-        timeout_s=command.timeout_s,
-        max_retries=rules.max_retries if command.max_retries is None else command.max_retries,
-        resources=command.resources,
-        payload=command.payload,
-        idempotency_key=command.idempotency_key,
-        program=command.program,
-        traced=bool(context.traceparent),
-        queue=queue,
-        fairness_key=command.fairness_key,
-        retry=command.retry,
-        requeued_from=command.requeued_from,
-        after=command.after,
-        not_before=first_start(command, context.now),
-        delay_s=command.delay_s,
-        time_limits=None if command.time_limits is None else checked_limits(command.time_limits),
-    )
-
-
-def _same_key(world: World, keyed: KeyedTask, command: SubmitTask, event: TaskSubmitted) -> None:
-    """Accept a repeat of the command that first used the idempotency key, even if its task was evicted."""
-    taken = f"idempotency_key {command.idempotency_key!r}"
-    if keyed.task_id in world.tasks:
-        _same_task(world.tasks[keyed.task_id], command, event, taken)
-    elif keyed.payload != checksum(digest_of(event.payload)):
-        msg = f"{taken} is already used by a task with another payload: use a new one"
-        raise Refused(msg, reason="id_taken")
-
-
-def _same_content(ended: EndedTask, command: SubmitTask, event: TaskSubmitted) -> None:
-    """Accept a repeat of the command that submitted a task which ended and was evicted."""
-    other_retries = command.max_retries is not None and event.max_retries != ended.max_retries
-    if other_retries or ended.content != content_of(event, digest_of(event.payload)):
-        msg = f"task_id {command.task_id!r} is already used by an ended task with another content: use a new one"
-        raise Refused(msg, reason="id_taken")
-
-
-def _same_task(task: Task, command: SubmitTask, event: TaskSubmitted, taken: str) -> None:
-    """Accept a repeat of the command that submitted *task*; an ended task keeps only the digest of its payload."""
-    differs = [name for name in _CONTENT if getattr(task, name) != getattr(event, name)]
-    if task.not_before is not None or event.not_before is not None:
-        name = "not_before" if task.delay_s is None and event.delay_s is None else "delay_s"
-        differs += [name] if getattr(task, name) != getattr(event, name) else []
-    if command.max_retries is None and "max_retries" in differs:
-        differs.remove("max_retries")  # a command that leaves it to the settings does not ask for another number
-    if task.payload_digest != digest_of(event.payload):
-        differs.append("payload")
-    if differs:
-        msg = f"{taken} is already used by a task with another {', '.join(differs)}: use a new one"
-        raise Refused(msg, reason="id_taken")
 
 
 def complete(world: World, command: CompleteTask, context: DecisionContext) -> Events:
@@ -584,42 +471,6 @@ def released(task: Task, why: str, context: DecisionContext) -> TaskAttemptFaile
     if task.cancelling is not None:
         return cancel_ladder.ended(task, task.cancelling, "lost", why)
     return TaskAttemptFailed(task_id=task.task_id, lease=task.lease, error=why, reason="released", retry_at=context.now)
-
-
-def check_payload(name: str, payload: Payload | None, rules: Rules) -> None:
-    """
-    Accept a payload that may be stored inline in the journal.
-
-    Raises:
-        Refused: it is too large or elsewhere, its encoding is unknown, or its digest is not a SHA-256 digest.
-    """
-    if payload is None:
-        return
-    if payload.encoding not in ("json", "text", "base64"):
-        msg = f"{name}.encoding {payload.encoding[:40]!r} is not known: use json, text or base64"
-        raise Refused(msg, reason="bad_payload")
-    size = len(payload.data) if payload.data.isascii() else len(payload.data.encode(errors="replace"))
-    if size > rules.payload_bytes_max:
-        msg = (
-            f"{name} has {size} bytes: use at most {rules.payload_bytes_max}; store more elsewhere and pass its address"
-        )
-        raise Refused(msg, reason="payload_too_large")
-    if not _is_sha256(payload.digest):
-        msg = f"{name}.digest {payload.digest[:80]!r} is not a SHA-256 digest: use 64 hexadecimal digits"
-        raise Refused(msg, reason="bad_payload")
-    if payload.ref:
-        # It is part of the contract, but there is no object store yet: whoever got the task could not read it.
-        msg = f"{name}.ref {shown(payload.ref)} has no effect yet: send the data itself, or its address as the data"
-        raise Refused(msg, reason="bad_payload")
-
-
-def _is_sha256(digest: str) -> bool:
-    """Return whether these are 64 hexadecimal digits; a pattern takes four times as long to say so."""
-    try:
-        # `fromhex` allows spaces; of this length there is no room for any.
-        return len(digest) == _SHA256_DIGITS and len(bytes.fromhex(digest)) == _SHA256_DIGITS // 2
-    except ValueError:
-        return False
 
 
 def due(world: World, signs: Signs, context: DecisionContext, heard_now: float, holders: Due) -> Iterator[Event]:

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 from coordinator.commands.task_pause import PauseTask, ResumeTask
 from coordinator.commands.validation import check_number, check_text
-from coordinator.deciders.task import already_ended, check_bytes, check_payload, status_of
+from coordinator.deciders.submission import check_payload
+from coordinator.deciders.task import already_ended, check_bytes, status_of
 from events.errors import Refused
 from events.ids import checked
 from events.task import TaskStatus

@@ -18,7 +18,18 @@ import structlog
 from coordinator.app.facade import Facade, new_id
 from coordinator.client.dead_letters import RATE_PER_S, REQUEUED_MAX, list_dead, requeue, requeue_each
 from coordinator.client.paging import listed
-from coordinator.commands.arguments import flag, member, moment, number, retry_policy, text, texts, wanted, whole
+from coordinator.commands.arguments import (
+    flag,
+    member,
+    moment,
+    number,
+    retry_policy,
+    scalars,
+    text,
+    texts,
+    wanted,
+    whole,
+)
 from coordinator.commands.cluster import GetStats
 from coordinator.commands.payloads import payload_of, value_of
 from coordinator.commands.reads import ListDead
@@ -41,7 +52,7 @@ from events.after import After, AfterJoin, AfterOn, Otherwise
 from events.cancel_ladder import Escalation
 from events.errors import CoordinationError, NotFound, Refused, StaleLease, Unavailable, shown
 from events.resources import Resources
-from events.task import TaskStatus, TaskUsage
+from events.task import Scalar, TaskStatus, TaskUsage
 from events.time_limits import TIMEOUT, TimeLimits
 
 if TYPE_CHECKING:
@@ -348,6 +359,7 @@ class TaskScheduler(Facade):
         start_within: float | None = None,
         finish_within: float | None = None,
         heartbeat: float | None = None,
+        attributes: Mapping[str, Scalar] | None = None,
     ) -> str:
         """
         Submit a task to the queue and return its id. When this returns, the task is durable.
@@ -371,6 +383,7 @@ class TaskScheduler(Facade):
             start_within: seconds that it may wait for a worker once it is ready; then it ends with the status TIMEOUT.
             finish_within: seconds that it may take with all attempts; then it ends with the status TIMEOUT.
             heartbeat: seconds that a running attempt may report no progress; then the attempt fails.
+            attributes: what filters and limits may know of its content, such as `{"customer": "acme"}`; at most 16.
 
         Raises:
             Refused: an argument is invalid, the queue does not exist, or too many tasks wait.
@@ -384,6 +397,7 @@ class TaskScheduler(Facade):
             program=app.program,
             **_waiting(queue, fairness_key, idempotency_key, retry, after),
             **_times(not_before, delay, start_within, finish_within, heartbeat),
+            attributes={} if attributes is None else scalars("attributes", attributes),
         )
         return str(await app.execute(command))
 

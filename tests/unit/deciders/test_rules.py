@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from coordinator.commands.validation import AMOUNT_MAX, check_number, check_resources, check_text
 from coordinator.deciders.rules import Rules, doubled
-from coordinator.deciders.task import check_payload
+from coordinator.deciders.submission import check_payload
 from events.errors import Refused
 from tests.unit.deciders.facts import ABSURD, HOSTILE_TEXTS, INFINITY, NAN, resources
 
