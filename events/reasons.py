@@ -28,6 +28,7 @@ REASONS = {
     "bad_digest": "the payload does not match its digest",
     "bad_directory": "the directory of credentials cannot be used",
     "bad_environment": "the environment is too long, or a variable of it contains NUL",
+    "bad_filter": "the filter is not a condition on fields of tasks",
     "bad_generation": "the generation of a restore is not higher than that of the backup",
     "bad_handler": "a task handler has no usable name, signature or limit",
     "bad_header": "a message header is malformed",

@@ -50,11 +50,7 @@ _METHODS: dict[str, Callable[[str, str], bool]] = {
 
 
 class Fields(NamedTuple):
-    """
-    What a filter may name: fields, each with what reads it, and maps whose keys are behind a dot.
-
-    `named` has a few keys that exist, for the error about a field that does not.
-    """
+    """What a filter may name: fields, each with what reads it, and maps whose keys are behind a dot."""
 
     plain: Mapping[str, Test]
     maps: Mapping[str, Callable[[Any], Mapping[str, Any]]]

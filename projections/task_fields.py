@@ -1,0 +1,40 @@
+"""
+What a filter may name of a task. Pure.
+
+`ALL` has every field. `LASTING` has those that stay as they were submitted, so that a hold is decided once for a task.
+"""
+
+from __future__ import annotations
+
+from operator import attrgetter
+from typing import TYPE_CHECKING, Any
+
+from events.queue import DEFAULT
+from projections.filters import Fields
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from projections.task import Task
+
+_MAPS: dict[str, Callable[[Task], Any]] = {"attributes": attrgetter("attributes")}
+
+
+def _queue(task: Task) -> str:
+    return task.queue or DEFAULT
+
+
+def _status(task: Task) -> str:
+    return task.status.value
+
+
+_LASTING: dict[str, Callable[[Task], Any]] = {
+    **{name: attrgetter(name) for name in ("task_id", "task_name", "task_type")},
+    "queue": _queue,
+    **{name: attrgetter(name) for name in ("tenant", "source", "program", "priority", "fairness_key")},
+}
+
+LASTING = Fields(_LASTING, _MAPS)
+ALL = Fields(
+    {**_LASTING, "status": _status, "attempt": attrgetter("attempt"), "worker_id": attrgetter("worker_id")}, _MAPS
+)
