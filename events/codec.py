@@ -39,6 +39,7 @@ from events.coordinator import (
     CoordinatorTurn,
 )
 from events.errors import Corrupt, shown
+from events.hold import HoldExpired, HoldLifted, HoldPlaced
 from events.idempotency import IdempotencyForgotten
 from events.inbox import InboxGap, InboxRead, InboxRecorded, InboxRefused
 from events.node import (
@@ -98,6 +99,7 @@ AnyEvent = (
     | NodeRegistered | NodeCordoned | NodeUncordoned | NodeLost | NodeReturned | NodeRemoved | NodeHeartbeat
     | PoolDefined | PoolAllocated | PoolReleased
     | QueueDefined | QueuePolicySet | QueuePolicyFailed | QueuePaused | QueueResumed | QueueDeleted
+    | HoldPlaced | HoldLifted | HoldExpired
     | SessionBound | SessionClosed
     | ScheduleDefined | ScheduleFired | ScheduleQueued | ScheduleSkipped | SchedulePaused | ScheduleResumed
     | ScheduleDeleted

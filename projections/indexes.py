@@ -15,6 +15,7 @@ from events.resources import NONE
 from events.schedule import ScheduleStatus
 from events.task import TaskStatus
 from projections.cancel_ladder import CancelLadder
+from projections.hold import Held
 from projections.lanes import Lanes
 from projections.queue import name_of, policy_of
 from projections.ready import fifo_key, is_of, prune, walk
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from events.resources import Resources
     from events.service import ServiceStatus
     from projections.container import Container
+    from projections.hold import Hold
     from projections.pool import Allocation, Pool
     from projections.queue import Queue
     from projections.ready import Key
@@ -193,6 +195,7 @@ class Indexes:
         self.parked: list[Key] = []
         self.parked_members: dict[str, Task] = {}
         self.paused: dict[str, None] = {}  # no worker gets them until they are resumed
+        self.on_hold = Held()
         self.tasks: dict[TaskStatus, dict[str, None]] = {status: {} for status in TaskStatus}
         self._pending_in: dict[str, int] = {}  # by queue, without the default one
         self.pending_by_tenant: dict[str, int] = {}
@@ -264,7 +267,7 @@ class Indexes:
     def ready(self) -> int:
         """How many tasks wait only for a worker."""
         shut = len(self.paused) + len(self.dependants.waiting) - self._paused_dependants
-        return len(self.tasks[_PENDING]) - len(self.parked_members) - shut
+        return len(self.tasks[_PENDING]) - len(self.parked_members) - shut - self.on_hold.count
 
     def advance(self, now: float) -> None:
         """Make the parked tasks ready whose retry time has come."""
@@ -375,6 +378,17 @@ class Indexes:
             self.lanes.regroup(name)
             self._lanes_of = None
         return bool(moved) or was_accounted is not self.is_accounted
+
+    def hold_changed(self, before: Hold | None, after: Hold | None) -> None:
+        """Keep the ready tasks that meet a hold which was placed, or make those ready that it kept alone."""
+        if before is not None:
+            for task in self.on_hold.end(before.hold_id):
+                self._ready(task)
+        if after is not None:
+            meets = self.on_hold.place(after)
+            for task in [one for one in self.lanes.tasks() if meets(one)]:
+                self._no_longer_wait(task)
+                self.on_hold.keep(task, after.hold_id)
 
     def service_changed(self, before: Service | None, after: Service | None) -> None:
         self.service_changes += 1
@@ -546,6 +560,8 @@ class Indexes:
         if task.task_id in self.parked_members:
             self.parked_members[task.task_id] = task
             return
+        if self.on_hold.tests and self.on_hold.replace(task):
+            return
         self.lanes.replace(task)
         if task.program and self._lanes_of is not None:
             self._lanes_of[task.program].replace(task)
@@ -560,6 +576,8 @@ class Indexes:
             self._paused_dependants -= 1
 
     def _ready(self, task: Task) -> None:
+        if self.on_hold.tests and self.on_hold.keeps(task):
+            return
         self.lanes.add(task)
         if self._lanes_of is not None:
             self._add_own(self._lanes_of, task)
@@ -593,6 +611,8 @@ class Indexes:
             return
         if self.parked_members.pop(task.task_id, None) is not None:
             prune(self.parked, self._is_parked, len(self.parked_members))
+            return
+        if self.on_hold.tests and self.on_hold.remove(task.task_id):
             return
         self.lanes.remove(task)
         if task.program and self._lanes_of is not None:

@@ -12,7 +12,7 @@ import msgspec
 
 from events.base import Position
 from events.task import TaskStatus
-from projections import container, inbox, node, pool, queue, schedule, service, session, shares, task, worker
+from projections import container, hold, inbox, node, pool, queue, schedule, service, session, shares, task, worker
 from projections.memory import Slice
 
 if TYPE_CHECKING:
@@ -70,6 +70,7 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     remembers_since: float
     latest: dict[str, str] = {}
     queues: list[queue.Queue] = []
+    holds: list[hold.Hold] = []
     accounts: list[shares.Account] = []
     awaited: dict[str, TaskStatus] = {}
     schedules: list[schedule.Schedule] = []

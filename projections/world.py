@@ -29,6 +29,7 @@ from events.coordinator import (
     EpochClaim,
 )
 from events.errors import Corrupt
+from events.hold import HoldEvent
 from events.idempotency import IdempotencyForgotten
 from events.inbox import InboxEvent
 from events.node import NodeEvent
@@ -40,7 +41,7 @@ from events.session import SessionEvent
 from events.task import TaskAttemptFailed, TaskEvent, TaskFailed, TaskStatus
 from events.task_pause import TaskPaused
 from events.worker import WorkerEvent
-from projections import container, inbox, node, pool, queue, schedule, service, session, shares, task, worker
+from projections import container, hold, inbox, node, pool, queue, schedule, service, session, shares, task, worker
 from projections.indexes import Indexes
 from projections.latest import KEPT
 from projections.memory import COMMAND, HARD_S, KEY, SOFT_S, TASK, Memory
@@ -80,6 +81,7 @@ class World:
         self.schedules: dict[str, schedule.Schedule] = {}
         self.inboxes: dict[str, inbox.Inbox] = {}
         self.queues: dict[str, queue.Queue] = {}
+        self.holds: dict[str, hold.Hold] = {}
         self.accounts: dict[str, shares.Account] = {}
         self.memory = Memory()
         self.remembers_since = 0.0
@@ -356,6 +358,7 @@ OUTCOMES = {TaskAttemptFailed: b"p", TaskPaused: b"p", TaskFailed: b"f"}
 
 _TABLES = {
     "queues": ("queue_id", "queue_changed"),  # before the tasks, which are grouped by what queues say
+    "holds": ("hold_id", "hold_changed"),  # before the tasks, which some of them keep from the workers
     "accounts": ("name", ""),
     "containers": ("container_id", "container_changed"),
     "services": ("service_id", "service_changed"),
@@ -379,6 +382,7 @@ def _folds(world: World) -> dict[type[Event], Callable[[Any, Stamp], None]]:
         NodeEvent: _fold(world, "nodes", node.evolve),
         PoolEvent: _fold_pool(world),
         QueueEvent: _fold_queue(world),
+        HoldEvent: _fold_hold(world),
         SessionEvent: _fold(world, "sessions", session.evolve),
         InboxEvent: _fold(world, "inboxes", inbox.evolve),
         ScheduleEvent: _fold(world, "schedules", schedule.evolve),
@@ -443,6 +447,21 @@ def _fold_queue(world: World) -> Callable[[Any, Stamp], None]:
         kept = shares.kept(world.accounts, shared, indexes.shared, {queue.name_of(name) for name in queues})
         world.accounts.clear()
         world.accounts.update(kept)
+
+    return fold
+
+
+def _fold_hold(world: World) -> Callable[[Any, Stamp], None]:
+    holds, indexes = world.holds, world.indexes
+
+    def fold(event: Any, stamp: Stamp) -> None:
+        before = holds.get(event.hold_id)
+        after = hold.evolve(before, event, stamp)
+        if after is None:
+            del holds[event.hold_id]
+        else:
+            holds[event.hold_id] = after
+        indexes.hold_changed(before, after)
 
     return fold
 

@@ -25,12 +25,13 @@ from coordinator.cli.output import (
     shown_scalar,
 )
 from coordinator.cli.retries import RETRY_FACTS, attempt_facts, retry_of, retry_options
-from coordinator.client.paging import listed
+from coordinator.client.cancel_tasks import RATE_PER_S, cancel_each
+from coordinator.client.paging import found, listed
 from coordinator.client.service_list import list_services
 from coordinator.commands.container import GetContainer, ListContainers
 from coordinator.commands.explain import ExplainTask
 from coordinator.commands.service import NO_PORT
-from coordinator.commands.task import LATEST_S, CancelTask, GetTask, ListTasks, SubmitTask
+from coordinator.commands.task import LATEST_S, CancelTask, FindTasks, GetTask, ListTasks, SubmitTask
 from coordinator.commands.task_pause import PauseTask, ResumeTask
 from coordinator.terminal import clean
 from events.after import After, AfterJoin, AfterOn, Otherwise
@@ -341,16 +342,24 @@ def task_explain(ctx: click.Context, task_id: str, url: str | None, output: str,
 @task.command("list")
 @click.option("--status", type=click.Choice([status.value for status in TaskStatus]), help="Filter by status.")
 @click.option("--paused", is_flag=True, help="Only paused tasks.")
+@click.option("--where", metavar="FILTER", help="Only tasks that meet this, such as 'attributes.customer == \"acme\"'.")
 @click.option("--limit", type=click.IntRange(1, PAGE), default=100, show_default=True, help="Maximum tasks.")
 @URL
 @output_options
 @click.pass_context
 def task_list(
-    ctx: click.Context, /, status: str | None, limit: int, url: str | None, *, paused: bool, **shown: Any
-) -> None:
+    ctx: click.Context, /, status: str | None, where: str | None, limit: int, url: str | None, *, paused: bool,
+    **shown: Any,
+) -> None:  # fmt: skip
     """List active and recently ended tasks, newest first."""
-    question = ListTasks(status=TaskStatus(status) if status else None, limit=limit, paused=paused)
-    show(asking(ctx, url, lambda client: listed(client, question)), _TASK_COLUMNS, **shown)
+    chosen = TaskStatus(status) if status else None
+
+    async def find(client: Client) -> list[Task]:
+        if where is None:
+            return await listed(client, ListTasks(status=chosen, limit=limit, paused=paused))
+        return await found(client, FindTasks(where=where, status=chosen, limit=limit, paused=paused))
+
+    show(asking(ctx, url, find), _TASK_COLUMNS, **shown)
 
 
 @task.command("pause")
@@ -382,7 +391,10 @@ def task_resume(ctx: click.Context, /, task_id: str, url: str | None, **options:
 
 
 @task.command("cancel")
-@click.argument("task_id")
+@click.argument("task_id", required=False)
+@click.option("--where", metavar="FILTER", help="Instead of a task: all that meet this; print their ids.")
+@click.option("--rate", type=Number(0.001, 1000, "a number"), default=RATE_PER_S, show_default=True,
+              help="With --where: tasks per second.")  # fmt: skip
 @click.option("--reason", default="", help="Reason, kept in the journal.")
 @click.option(
     "--grace", type=Number(0, WAIT_MOST_S, SECONDS), help="Seconds that a running task has to end; 0 ends it at once."
@@ -394,11 +406,21 @@ def task_resume(ctx: click.Context, /, task_id: str, url: str | None, **options:
 @URL
 @click.pass_context
 def task_cancel(
-    ctx: click.Context, /, task_id: str, reason: str, grace: float | None, url: str | None, **options: Any
+    ctx: click.Context, /, task_id: str | None, reason: str, grace: float | None, url: str | None, **options: Any
 ) -> int:
-    """Cancel a task; a running one is told, has some seconds to end, and is then forced to."""
+    """
+    Cancel a task; a running one is told, has some seconds to end, and is then forced to.
+
+    With --where, all tasks that meet a filter; running ones are not waited for.
+    """
+    if (task_id is None) is (options["where"] is None):
+        raise click.UsageError("give either the id of a task, or --where")
     escalate = Escalation.CONTAINER if options["escalate"] else Escalation.ATTEMPT
-    command = CancelTask(task_id=task_id, reason=reason, grace_s=grace, escalate=escalate)
+    command = CancelTask(task_id=task_id or "", reason=reason, grace_s=grace, escalate=escalate)
+    told = {"tenant": options["tenant"], "traceparent": options["traceparent"]}
+    if task_id is None:
+        asking(ctx, url, lambda client: _cancel_each(client, options["where"], command, options["rate"]), **told)
+        return 0
 
     async def cancel(client: Client) -> TaskStatus:
         status: TaskStatus = await client.execute(command)
@@ -407,11 +429,16 @@ def task_cancel(
         # The coordinator knows how long it may take: it is asked until the task has ended.
         return (await _ended(client, task_id, WAIT_MOST_S if grace is None else grace + ENDED_WITHIN_S)).status
 
-    status = asking(ctx, url, cancel, tenant=options["tenant"], traceparent=options["traceparent"])
+    status = asking(ctx, url, cancel, **told)
     if status is TaskStatus.CANCELLED or options["no_wait"]:
         return 0
     click.echo(f"task was not cancelled; its status is {status.value}", err=True)
     return EXIT_TIMED_OUT if status is TaskStatus.RUNNING else EXIT_ERROR
+
+
+async def _cancel_each(client: Client, where: str, command: CancelTask, rate: float) -> None:
+    async for task_id, _ in cancel_each(client, where, command, rate_per_s=rate):
+        click.echo(task_id)
 
 
 @click.group()

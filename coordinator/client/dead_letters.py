@@ -7,11 +7,11 @@ old one's, so that a repeat makes no second task.
 
 from __future__ import annotations
 
-import asyncio
 from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
+from coordinator.client.pace import paced
 from coordinator.client.reads import ask_follower
 from coordinator.commands.acting import acting
 from coordinator.commands.cluster import GetStats
@@ -107,9 +107,5 @@ async def requeue_each(
     Raises:
         Refused, NotFound, Unavailable: as `requeue`, at the first task of which it is so.
     """
-    loop = asyncio.get_running_loop()
-    next_at = loop.time()
-    for task_id in task_ids:
-        await asyncio.sleep(next_at - loop.time())
-        next_at = max(next_at, loop.time()) + 1.0 / rate_per_s
+    async for task_id in paced(task_ids, rate_per_s):
         yield task_id, await requeue(client, task_id)

@@ -1,4 +1,4 @@
-"""Read a list in as many pages as its answers need."""
+"""Read lists, and what is found by a filter, in as many pages as their answers need."""
 
 from __future__ import annotations
 
@@ -10,6 +10,12 @@ from events.errors import Refused
 
 if TYPE_CHECKING:
     from coordinator.client.client import Door
+    from coordinator.commands.task import FindTasks
+    from projections.task import Task
+
+
+PAGE = 1000
+"""Most tasks in one answer."""
 
 
 async def listed(door: Door, question: Any) -> list[Any]:
@@ -40,4 +46,28 @@ async def listed(door: Door, question: Any) -> list[Any]:
         left = question.limit - len(found)
         if len(items) < page or left <= 0:
             return found
+        page = min(page, left)
+
+
+async def found(door: Door, question: FindTasks) -> list[Task]:
+    """
+    Return the tasks that meet a filter, newest first, as many as the `limit` of *question* at most.
+
+    Raises:
+        CoordinationError: the coordinator refused the question or did not answer, or a single task is too large.
+    """
+    tasks: list[Task] = []
+    page, after = min(question.limit, PAGE), question.after
+    while True:
+        try:
+            part = await door.execute(msgspec.structs.replace(question, limit=page, after=after))
+        except Refused as error:
+            if error.reason != "too_large" or page <= 1:
+                raise
+            page //= 2
+            continue
+        tasks += part.tasks
+        left, after = question.limit - len(tasks), part.next
+        if not after or left <= 0:
+            return tasks
         page = min(page, left)

@@ -394,3 +394,12 @@ TASK_EXPLAINED: dict[str, Any] = {
     "summary": "cancelled before it began, told by planning: not needed any more",
     "for_s": 0.1,
 }
+
+HOLD: dict[str, Any] = {
+    "hold_id": "acme",
+    "where": 'task_name == "report" && attributes.customer == "acme"',
+    "placed": [41, 0],
+    "placed_at": 1795967531.7,
+    "placed_by": "planning",
+    "reason": "acme asked for it",
+}

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from enum import Enum
 
+import msgspec
+
 from coordinator.commands.command import PAGES, Command, Example, Question
 from coordinator.commands.examples import PAYLOAD, RESULT, TASK_CANCELLED, TASK_COMPLETED, TASK_OFFERED, TASK_RUNNING
 from events.after import After
@@ -269,6 +271,32 @@ class ListTasks(Question[list[Task]], frozen=True, kw_only=True, gc=False):
     REFUSALS = frozenset({"bad_cursor", "bad_number"})
     EXAMPLE = Example({"status": "cancelled", "limit": 10}, [TASK_CANCELLED])
 
+    status: TaskStatus | None = None
+    limit: int = 100
+    after: str = ""
+    paused: bool = False
+
+
+class TasksFound(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults=True):
+    """Tasks that were found, and the `after` to go on with; '' when there are no more."""
+
+    tasks: list[Task]
+    next: str = ""
+
+
+class FindTasks(Question[TasksFound], frozen=True, kw_only=True, gc=False):
+    """
+    Find the tasks that meet the filter `where`, newest first, without their payloads, results and failed attempts.
+
+    It looks at 20,000 tasks at most, so there may be more although fewer than `limit` were found: the answer says where
+    to go on.
+    """
+
+    KIND, VERB = "task", "find"
+    REFUSALS = frozenset({"bad_cursor", "bad_filter", "bad_number"})
+    EXAMPLE = Example({"where": 'task_name == "add" && status == "cancelled"'}, {"tasks": [TASK_CANCELLED]})
+
+    where: str
     status: TaskStatus | None = None
     limit: int = 100
     after: str = ""

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from coordinator.deciders import (
     cancel_ladder,
     container,
+    hold,
     node,
     pool,
     queue,
@@ -53,6 +54,7 @@ DECIDERS: dict[type[Command], Decider] = {
     **pool.DECIDERS,
     **schedule.DECIDERS,
     **queue.DECIDERS,
+    **hold.DECIDERS,
     **silence.DECIDERS,
 }
 _TELLERS: dict[type[Command], Teller] = {
@@ -65,6 +67,7 @@ _TELLERS: dict[type[Command], Teller] = {
     **pool.TELLERS,
     **schedule.TELLERS,
     **queue.TELLERS,
+    **hold.TELLERS,
     **silence.TELLERS,
 }
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from coordinator.deciders import (
     cancel_ladder,
     heartbeats,
+    hold,
     node,
     schedule,
     service,
@@ -44,6 +45,8 @@ def due(
         deadlines = Deadlines(world)
     if world.indexes.cancels:
         yield from with_following(world, cancel_ladder.due(world, context), context)
+    if world.holds:
+        yield from hold.due(world, context)
     yield from task.due(world, signs, context, heard_now, deadlines.holders)
     yield from schedule.due(world, context)
     yield from heartbeats.due(world, signs, context, heard_now, deadlines.attempts)

@@ -13,13 +13,14 @@ from coordinator.commands.cluster import ClusterStats, GetStats, ListInboxes
 from coordinator.commands.command import Command
 from coordinator.commands.container import GetContainer, ListContainers
 from coordinator.commands.explain import ExplainTask
+from coordinator.commands.hold import GetHold, HoldView, ListHolds
 from coordinator.commands.node import ListNodes
 from coordinator.commands.pool import GetPool
 from coordinator.commands.queue import GetQueue, ListQueues
 from coordinator.commands.schedule import GetSchedule, ListSchedules, NextRuns, Run
 from coordinator.commands.service import CheckOutcome, FindServices, GetHealthHistory, GetService, ServiceView
 from coordinator.commands.session import GetSession
-from coordinator.commands.task import GetTask, ListTasks, OfferTasks
+from coordinator.commands.task import FindTasks, GetTask, ListTasks, OfferTasks, TasksFound
 from coordinator.commands.validation import check_number
 from coordinator.commands.worker import ListWorkers
 from coordinator.deciders.housing import said_of
@@ -35,12 +36,15 @@ from events.errors import Refused
 from events.ids import checked
 from events.service import ServiceStatus
 from events.task import TaskStatus
+from projections.filters import parsed
 from projections.schedule import fires_at
+from projections.task_fields import ALL
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
     from coordinator.deciders.signs import Signs
+    from projections.hold import Hold
     from projections.pool import Pool
     from projections.schedule import Schedule
     from projections.service import Service
@@ -54,6 +58,8 @@ MOST_LISTED = 1000
 MOST_FOUND = 10_000
 """Services in one answer: they are small, and a caller needs all candidates to choose from."""
 MOST_RUNS = 100
+MOST_LOOKED_AT = 20_000
+"""How many tasks one question for those that meet a filter looks at."""
 MOST_PASSED = 100_000
 """How far from its beginning a list is read here; followers read on from anywhere."""
 
@@ -79,10 +85,10 @@ def ask(world: World, signs: Signs, question: Command, heard_now: float, rules: 
             history = health_history(signs, living(world, question.service_id))
             return islice(history, _limit(question.limit))
         case ListTasks():
-            tasks = (_waiting(world, task) for task in _page(world.tasks, _newest_tasks(world, question), question))
-            return (
-                msgspec.structs.replace(task, payload=None, result=None, checkpoint=None, attempts=()) for task in tasks
-            )
+            tasks = _page(world.tasks, _newest_tasks(world, question), question)
+            return (_listed(world, task) for task in tasks)
+        case FindTasks():
+            return find_tasks(world, question)
         case ListContainers():
             containers = _page(world.containers, reversed(world.containers), question)
             return (msgspec.structs.replace(container, environment={}) for container in containers)
@@ -103,6 +109,10 @@ def ask(world: World, signs: Signs, question: Command, heard_now: float, rules: 
         case ListQueues():
             queues = queues_of(world)
             return queue_views(world, _page(queues, iter(queues), question))
+        case GetHold():
+            return _hold(world, one_of(world.holds, question.hold_id, "hold"))
+        case ListHolds():
+            return (_hold(world, one) for one in _page(world.holds, iter(world.holds), question))
         case GetSession():
             return one_of(world.sessions, question.session_id, "session")
         case GetSchedule():
@@ -133,9 +143,33 @@ def _newest_tasks(world: World, question: ListTasks) -> Iterator[str]:
     return reversed(world.tasks if question.status is None else world.indexes.tasks[question.status])
 
 
+def _listed(world: World, task: Task) -> Task:
+    return msgspec.structs.replace(_waiting(world, task), payload=None, result=None, checkpoint=None, attempts=())
+
+
+def find_tasks(world: World, question: FindTasks) -> TasksFound:
+    """Return the next tasks that meet a filter, of so many that are looked at."""
+    meets, limit, status = parsed(question.where, ALL), _limit(question.limit), question.status
+    ids = _from(world.tasks, reversed(world.tasks), question.after)
+    found: list[Task] = []
+    last = ""
+    for last in islice(ids, MOST_LOOKED_AT):  # it is where to go on
+        task = world.tasks[last]
+        if (status is None or task.status is status) and (not question.paused or task.is_paused) and meets(task):
+            found.append(_listed(world, task))
+            if len(found) == limit:
+                break
+    return TasksFound(tasks=found, next="" if next(ids, None) is None else last)
+
+
 def _page(table: Mapping[str, Thing], ids: Iterator[str], question: Any) -> Iterator[Thing]:
     """Return the things of one page: from the one behind `after`, at most `limit` of them."""
-    limit, after = _limit(question.limit), question.after
+    limit = _limit(question.limit)
+    return map(table.__getitem__, islice(_from(table, ids, question.after), limit))
+
+
+def _from(table: Mapping[str, Thing], ids: Iterator[str], after: str) -> Iterator[str]:
+    """Return the ids behind *after*, all if it is ''."""
     if after:
         passed = islice(ids, MOST_PASSED)
         if checked(after, "after") not in table or after not in passed:
@@ -144,7 +178,11 @@ def _page(table: Mapping[str, Thing], ids: Iterator[str], question: Any) -> Iter
                 "a follower"
             )
             raise Refused(msg, reason="bad_cursor")
-    return map(table.__getitem__, islice(ids, limit))
+    return ids
+
+
+def _hold(world: World, hold: Hold) -> HoldView:
+    return HoldView(hold=hold, tasks=len(world.indexes.on_hold.of[hold.hold_id]))
 
 
 def _living_schedule(world: World, schedule_id: str) -> Schedule:

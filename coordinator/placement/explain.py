@@ -95,6 +95,7 @@ def _pending(world: World, signs: Signs, task: Task, rules: Rules, heard_now: fl
     reasons = sorted(
         (
             *_of_task(world, task),
+            *_of_holds(world, task),
             *_of_queue(world, task),
             *_of_fleet(world, task, rules),
             *_of_workers(world, task, fits),
@@ -173,6 +174,23 @@ def _of_task(world: World, task: Task) -> Iterator[Reason]:
             text=f"attempt {task.attempt} failed ({task.error or 'without a message'}); "
             f"the next one may begin in {task.retry_at - now:.1f} s",
         )
+
+
+def _of_holds(world: World, task: Task) -> Iterator[Reason]:
+    holds = [world.holds[hold_id] for hold_id in world.indexes.on_hold.met_by(task)]
+    if not holds:
+        return
+    first, now = holds[0], world.indexes.now
+    why = f": {first.reason}" if first.reason else ""
+    more = f"; it meets {len(holds) - 1} more" if len(holds) > 1 else ""
+    end = "" if first.expires_at is None else f", for {max(0.0, first.expires_at - now):.0f} s more"
+    yield Reason(
+        code="held",
+        tier=Tier.OPERATOR,
+        text=f"hold {first.hold_id} of {first.placed_by or 'nobody known'} keeps it{end}{why}{more}",
+        blockers=[Blocker(kind="hold", id=one.hold_id, for_s=now - one.placed_at) for one in holds[:MOST_BLOCKERS]],
+        change=f"coordinator hold lift {first.hold_id}",
+    )
 
 
 def _of_queue(world: World, task: Task) -> Iterator[Reason]:

@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from coordinator.scheduler.resource_allocator import ResourceAllocator
     from coordinator.scheduler.schedules import ScheduleInfo, Schedules
     from coordinator.scheduler.scheduling_policy import PolicyType, SchedulingPolicy
+    from coordinator.scheduler.task_holds import TaskHolds
     from coordinator.scheduler.task_queues import TaskQueues
     from coordinator.scheduler.task_scheduler import TaskInfo, TaskScheduler
     from events.after import After
@@ -28,6 +29,7 @@ __all__ = [
     "Schedules",
     "SchedulingPolicy",
     "SchedulingStrategy",
+    "TaskHolds",
     "TaskInfo",
     "TaskQueues",
     "TaskScheduler",
@@ -49,6 +51,7 @@ __getattr__ = lazy_exports(
         "Schedules": "coordinator.scheduler.schedules",
         "SchedulingPolicy": "coordinator.scheduler.scheduling_policy",
         "SchedulingStrategy": "coordinator.commands.task",
+        "TaskHolds": "coordinator.scheduler.task_holds",
         "TaskInfo": "coordinator.scheduler.task_scheduler",
         "TaskQueues": "coordinator.scheduler.task_queues",
         "TaskScheduler": "coordinator.scheduler.task_scheduler",

@@ -16,8 +16,10 @@ from typing import TYPE_CHECKING, Any
 import structlog
 
 from coordinator.app.facade import Facade, new_id
+from coordinator.client.cancel_tasks import CANCELLED_MAX, cancel_each
+from coordinator.client.cancel_tasks import RATE_PER_S as CANCEL_RATE_PER_S
 from coordinator.client.dead_letters import RATE_PER_S, REQUEUED_MAX, list_dead, requeue, requeue_each
-from coordinator.client.paging import listed
+from coordinator.client.paging import found, listed
 from coordinator.commands.arguments import (
     flag,
     member,
@@ -39,6 +41,7 @@ from coordinator.commands.task import (
     CompleteTask,
     ExtendTask,
     FailTask,
+    FindTasks,
     GetTask,
     ListTasks,
     OfferTasks,
@@ -48,6 +51,8 @@ from coordinator.commands.task import (
 )
 from coordinator.commands.task_pause import PauseTask, ResumeTask
 from coordinator.commands.validation import check_number
+from coordinator.scheduler.attribute_paths import attribute_paths as parts_of
+from coordinator.scheduler.attribute_paths import attributes_at
 from events.after import After, AfterJoin, AfterOn, Otherwise
 from events.cancel_ladder import Escalation
 from events.errors import CoordinationError, NotFound, Refused, StaleLease, Unavailable, shown
@@ -321,15 +326,23 @@ class TaskScheduler(Facade):
         app: the app to use; by default that of the event loop.
         policy: selects, in this program, the tasks that `get_next_task` claims; by default the coordinator does.
         policy_window: how many ready tasks the policy chooses from, 1 to 500.
+        attribute_paths: attributes that tasks of a name get from their payload, by their path in it, such as
+            `{"report": {"customer": "customer.id"}}`; what is not there is left out.
 
     Raises:
         Refused: an argument is invalid.
     """
 
     def __init__(
-        self, app: App | None = None, *, policy: SchedulingPolicy | None = None, policy_window: int = 100
+        self,
+        app: App | None = None,
+        *,
+        policy: SchedulingPolicy | None = None,
+        policy_window: int = 100,
+        attribute_paths: Mapping[str, Mapping[str, str]] | None = None,
     ) -> None:
         super().__init__(app)
+        self._paths = {} if attribute_paths is None else parts_of(attribute_paths)
         if policy is not None and not callable(getattr(policy, "select_task", None)):
             raise Refused(f"policy {shown(policy)} is not a SchedulingPolicy or None", reason="bad_type")
         if not 1 <= whole("policy_window", policy_window) <= WINDOW_MOST:
@@ -391,13 +404,16 @@ class TaskScheduler(Facade):
             Unavailable: the coordinator did not answer; the task may have been submitted.
         """
         app, made = await self.opened(), new_id("task") if task_id is None else task_id
+        work = _work(task_name, task_type, priority, timeout, max_retries, resources, payload)
+        given = {} if attributes is None else scalars("attributes", attributes)
+        paths = self._paths.get(work["task_name"])
         command = SubmitTask(
             task_id=text("task_id", made),
-            **_work(task_name, task_type, priority, timeout, max_retries, resources, payload),
+            **work,
             program=app.program,
             **_waiting(queue, fairness_key, idempotency_key, retry, after),
             **_times(not_before, delay, start_within, finish_within, heartbeat),
-            attributes={} if attributes is None else scalars("attributes", attributes),
+            attributes=given if paths is None else {**attributes_at(paths, work["payload"]), **given},
         )
         return str(await app.execute(command))
 
@@ -690,6 +706,39 @@ class TaskScheduler(Facade):
         msg = f"task {task_id!r} has ended as {ended.status.value} before it was cancelled"
         raise Refused(msg, reason=ALREADY_ENDED)
 
+    async def cancel_tasks(
+        self,
+        where: str,
+        reason: str = "",
+        *,
+        grace: float | None = None,
+        most: int = CANCELLED_MAX,
+        rate: float = CANCEL_RATE_PER_S,
+    ) -> list[str]:
+        """
+        Cancel the tasks that meet a filter now and have not ended; return their ids, the pending ones first.
+
+        Running ones are asked to end, as `cancel_task` does, and are not waited for.
+
+        Args:
+            where: the filter, such as `'task_name == "report" && attributes.customer == "acme"'`.
+            reason: why, for the journal.
+            grace: seconds that a running one has to end; by default `scheduler.cancel_grace_s`.
+            most: how many of them, up to 100,000.
+            rate: how many in a second at most.
+
+        Raises:
+            Refused: an argument is invalid.
+            Unavailable: the coordinator did not answer; some of them may be cancelled.
+        """
+        limit, rate_per_s = whole("most", most), number("rate", rate)
+        check_number("most", limit, 1, CANCELLED_MAX)
+        check_number("rate", rate_per_s, 0.001, 1000)
+        grace_s = None if grace is None else number("grace", grace)
+        how = CancelTask(task_id="", reason=text("reason", reason), grace_s=grace_s)
+        cancelled = cancel_each(self, text("where", where), how, most=limit, rate_per_s=rate_per_s)
+        return [task_id async for task_id, _ in cancelled]
+
     async def pause_task(self, task_id: str, reason: str = "") -> None:
         """
         Pause a pending task: no worker gets it until it is resumed. Pausing it again changes nothing.
@@ -743,7 +792,12 @@ class TaskScheduler(Facade):
                 return task_info(task, self._start_retry)
 
     async def list_tasks(
-        self, status: TaskStatus | str | None = None, limit: int = 100, *, paused: bool = False
+        self,
+        status: TaskStatus | str | None = None,
+        limit: int = 100,
+        *,
+        paused: bool = False,
+        where: str | None = None,
     ) -> list[TaskInfo]:
         """
         Return at most *limit* tasks, newest first: pending, running and recently ended ones.
@@ -752,10 +806,19 @@ class TaskScheduler(Facade):
             status: return only tasks with this status.
             limit: how many tasks.
             paused: return only tasks that are paused.
+            where: return only tasks that meet this filter, such as `'attributes.customer == "acme"'`.
+
+        Raises:
+            Refused: an argument is invalid.
         """
         chosen = None if status is None else member("status", status, TaskStatus)
-        question = ListTasks(status=chosen, limit=whole("limit", limit), paused=flag("paused", paused))
-        tasks: list[Task] = await listed(self, question)
+        most, only_paused = whole("limit", limit), flag("paused", paused)
+        tasks: list[Task]
+        if where is None:
+            tasks = await listed(self, ListTasks(status=chosen, limit=most, paused=only_paused))
+        else:
+            wanted_by = text("where", where)
+            tasks = await found(self, FindTasks(where=wanted_by, status=chosen, limit=most, paused=only_paused))
         return [task_info(task, self._start_retry) for task in tasks]
 
     async def list_dead_tasks(

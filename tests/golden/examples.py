@@ -46,6 +46,7 @@ from events.coordinator import (
     WaitingClaim,
     Watched,
 )
+from events.hold import HoldExpired, HoldLifted, HoldPlaced
 from events.idempotency import IdempotencyForgotten
 from events.inbox import InboxGap, InboxRead, InboxRecorded, InboxRefused
 from events.node import (
@@ -584,6 +585,16 @@ EXAMPLES: dict[str, Event] = {
     "queue.paused.v1": QueuePaused(queue_id="reports", reason="the model is down"),
     "queue.resumed.v1": QueueResumed(queue_id="reports", reason="it is back"),
     "queue.deleted.v1": QueueDeleted(queue_id="reports", reason="not needed any more"),
+    # holds
+    "hold.placed.v1": HoldPlaced(
+        hold_id="acme",
+        where='task_name == "report" && attributes.customer == "acme"',
+        queue="reports",
+        reason="acme asked for it",
+        expires_at=1_795_889_731.75,
+    ),
+    "hold.lifted.v1": HoldLifted(hold_id="acme", reason="they are ready"),
+    "hold.expired.v1": HoldExpired(hold_id="acme"),
     # sessions
     "session.bound.v1": SessionBound(session_id="session_1", container_id="ctr_1"),
     "session.bound.v2": SessionBound(session_id="session_1", container_id="ctr_1", traced=True),

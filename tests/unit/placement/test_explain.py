@@ -13,6 +13,7 @@ from coordinator.deciders.signs import Signs
 from coordinator.placement.explain import MOST_WORKERS_SHOWN, explain
 from coordinator.placement.matching import schedule
 from events.after import After, AfterOn
+from events.hold import HoldPlaced
 from events.queue import DEFAULT, Policy, QueueDefined, QueuePaused, QueuePolicySet
 from events.task import TaskCancelled, TaskStatus
 from events.task_pause import TaskPaused
@@ -81,6 +82,24 @@ def test_a_task_larger_than_every_worker_can_never_run() -> None:
     assert found.reasons[0].change == "start a worker with 4 cores, or submit it with less"
     assert found.workers[0].against == {"too_small": "has 1 cores, 2 GiB, 1 GPUs"}
     assert "no room" not in told(small, submitted(resources=resources(gpus=1))).summary
+
+
+def test_a_held_task_needs_an_operator() -> None:
+    """By whom, since when and why, for how long still, and the command that lifts the first of its holds."""
+    placed = HoldPlaced(hold_id="h", where="true", reason="why", expires_at=BEGIN + 62)
+    found = told(worker(), submitted(), placed)
+    assert codes(found) == [("held", Tier.OPERATOR)]
+    assert found.summary == "hold h of tester keeps it, for 60 s more: why"
+    assert found.reasons[0].change == "coordinator hold lift h"
+    assert found.reasons[0].blockers == [Blocker(kind="hold", id="h", for_s=0.0)]
+    assert found.starts_in_s is None
+    many = (HoldPlaced(hold_id=f"m{number}", where="true") for number in range(20))
+    paused = TaskPaused(task_id="t", reason="r")
+    found = told(worker(), HoldPlaced(hold_id="no", where="false"), submitted(), *many, paused)
+    assert codes(found) == [("task_paused", Tier.OPERATOR), ("held", Tier.OPERATOR)]
+    assert found.reasons[1].text == "hold m0 of tester keeps it; it meets 19 more"
+    assert [one.id for one in found.reasons[1].blockers] == [f"m{number}" for number in range(10)]
+    assert told(worker(), submitted(), HoldPlaced(hold_id="h", where="false")).reasons[0].code == "not_claimed"
 
 
 def test_a_paused_queue_needs_an_operator() -> None:

@@ -39,6 +39,7 @@ from events.coordinator import (
     CoordinatorTurn,
     Watched,
 )
+from events.hold import HoldExpired, HoldLifted, HoldPlaced
 from events.idempotency import IdempotencyForgotten
 from events.inbox import InboxGap, InboxRead, InboxRecorded, InboxRefused
 from events.node import NodeCordoned, NodeLost, NodeRegistered, NodeRemoved, NodeReturned, NodeUncordoned
@@ -110,6 +111,10 @@ _PAYLOADS = (
     None,
     Payload(encoding="text", data="x" * 256, digest="0" * 64),
     Payload(encoding="text", data="é" * 257, digest="1" * 64),
+)
+_FILTERS = (
+    *('task_name == "name1"', 'task_name != "name2" && priority > 0', 'task_type == "x" || tenant == "acme"'),
+    *("attributes.size >= 2", 'queue in ["default", "q1"] && fairness_key == ""', "has(attributes.size)", "true"),
 )
 _SIZES = (Resources(), Resources(cpu_millis=500), Resources(memory_bytes=1 << 30, gpus=1))
 
@@ -194,6 +199,7 @@ class Historian:
             requeued_from=self.random.choice(("", "", "t0")),
             after=After(tasks=waits_for) if waits_for else None,
             waits_for=waits_for,
+            attributes={"size": self.random.randint(1, 3)} if self.random.random() < 0.5 else {},
         )
 
     def unblock_task(self) -> Event | None:
@@ -436,6 +442,17 @@ class Historian:
         share = self.random.choice(_SIZES)
         return PoolAllocated(pool_id=pool_id, request_id=request_id, resources=share, owned=self._is_owned())
 
+    def change_hold(self) -> Event | None:
+        hold_id = self.pick("h", 3)
+        if hold_id in self.world.holds:
+            return self.random.choice((HoldLifted(hold_id=hold_id), HoldExpired(hold_id=hold_id)))
+        return HoldPlaced(
+            hold_id=hold_id,
+            where=self.random.choice(_FILTERS),
+            queue=self.random.choice(("", "", DEFAULT, *self.world.queues)),
+            expires_at=self.random.choice((None, self.world.time + 60.0)),
+        )
+
     def change_queue(self) -> Event | None:
         queue_id = self.random.choice((DEFAULT, self.pick("q", 3)))
         weight = self.random.choice((0.5, 1.0, 3.0))
@@ -539,8 +556,9 @@ _HAPPENINGS: tuple[Callable[[Historian], Event | None], ...] = (
     Historian.change_schedule,
     Historian.change_pool,
     Historian.change_queue,
+    Historian.change_hold,
     Historian.change_inbox,
     Historian.change_coordinator,
     Historian.forget_keys,
 )
-_WEIGHTS = (16, 14, 11, 1, 4, 3, 4, 3, 2, 2, 10, 4, 2, 3, 3, 2, 2, 0.5, 0.5)
+_WEIGHTS = (16, 14, 11, 1, 4, 3, 4, 3, 2, 2, 10, 4, 2, 3, 3, 2, 3, 2, 0.5, 0.5)

@@ -14,6 +14,7 @@ from events.container import ContainerStatus
 from events.resources import NONE, Resources
 from events.schedule import ScheduleStatus
 from events.task import TaskStatus
+from projections.hold import test_of
 from projections.lanes import LaneName
 from projections.queue import name_of, policy_of
 from projections.ready import ORDERINGS, aged, key_in, shape_of
@@ -66,6 +67,8 @@ def content_of(indexes: Indexes) -> dict[str, Any]:
         "ready count": indexes.ready,
         "parked": indexes.parked_members,
         "paused": set(indexes.paused),
+        "on hold": {hold_id: kept for hold_id, kept in indexes.on_hold.of.items() if kept},
+        "on hold count": indexes.on_hold.count,
         "dependants": (
             indexes.dependants.waiting,
             {one: list(its) for one, its in indexes.dependants.of.items()},
@@ -124,6 +127,11 @@ def content_from(world: World) -> dict[str, Any]:
     pending = [task for task in tasks if task.status is TaskStatus.PENDING]
     running = [task for task in tasks if task.status is TaskStatus.RUNNING]
     ready = [task for task in pending if task.retry_at <= now and not task.is_paused and not task.waiting_for]
+    on_hold: dict[str, dict[str, Task]] = {}
+    for task in ready:
+        if (hold := next((one for one in world.holds.values() if test_of(one)(task)), None)) is not None:
+            on_hold.setdefault(hold.hold_id, {})[task.task_id] = task
+    ready = [task for task in ready if not any(task.task_id in kept for kept in on_hold.values())]
     to_cancel = [(task, task.cancelling) for task in running if task.cancelling is not None]
     services = [service for service in world.services.values() if not service.is_ended]
     active = [one for one in world.schedules.values() if one.status is ScheduleStatus.ACTIVE]
@@ -182,6 +190,8 @@ def content_from(world: World) -> dict[str, Any]:
             if task.retry_at > now and not task.is_paused and not task.waiting_for
         },
         "paused": {task.task_id for task in pending if task.is_paused},
+        "on hold": on_hold,
+        "on hold count": sum(map(len, on_hold.values())),
         "dependants": (
             {task.task_id: task for task in pending if task.waiting_for},
             {
