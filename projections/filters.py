@@ -14,12 +14,12 @@ from __future__ import annotations
 import re
 from difflib import get_close_matches
 from operator import eq, ge, gt, le, lt, ne
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeGuard
 
 from events.errors import Refused, shown
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
     Test = Callable[[Any], Any]
 
@@ -191,7 +191,7 @@ class _Parser:
             return lambda thing: not within(thing)
         return left
 
-    def _list(self) -> Test:
+    def _list(self) -> list[Test]:
         self._expect("[")
         values = [self._value()]
         while self._takes(","):
@@ -199,14 +199,14 @@ class _Parser:
             if len(values) > LIST_MAX:
                 raise self._wrong(f"a list has more than {LIST_MAX} values")
         self._expect("]")
-        return lambda thing: [value(thing) for value in values]
+        return values
 
     def _value(self) -> Test:
         token = self._take()
         if token.kind == "number":
-            return _constant(float(token.text) if "." in token.text else int(token.text))
+            return _Constant(float(token.text) if "." in token.text else int(token.text))
         if token.kind == "text":
-            return _constant(_ESCAPE.sub(lambda found: _ESCAPED.get(found[1], found[1]), token.text[1:-1]))
+            return _Constant(_ESCAPE.sub(lambda found: _ESCAPED.get(found[1], found[1]), token.text[1:-1]))
         if token.kind == "name":
             return self._named(token)
         if token.text == "(" and token.kind == "sign":
@@ -218,7 +218,7 @@ class _Parser:
 
     def _named(self, token: _Token) -> Test:
         if token.text in _LITERALS:
-            return _constant(_LITERALS[token.text])
+            return _Constant(_LITERALS[token.text])
         if token.text == "has" and self._takes("("):
             of = self._field(self._take())
             self._expect(")")
@@ -240,8 +240,21 @@ class _Parser:
         raise self._wrong(f"{shown(token.text)} is not a field: {meant}", token.at)
 
 
-def _constant(value: Any) -> Test:
-    return lambda _: value
+class _Constant:
+    """A value that is written in the filter."""
+
+    __slots__ = ("value",)
+
+    def __init__(self, value: Any) -> None:
+        self.value = value
+
+    def __call__(self, _: Any) -> Any:
+        return self.value
+
+
+def _is_plain(test: Test) -> TypeGuard[_Constant]:
+    """Whether it is a text or null that is written in the filter: Python's equality of these is that of filters."""
+    return isinstance(test, _Constant) and (test.value is None or isinstance(test.value, str))
 
 
 def _either(left: Test, right: Test) -> Test:
@@ -259,6 +272,10 @@ def _kind(value: Any) -> Any:
 
 
 def _equal(operator: Callable[[Any, Any], bool], left: Test, right: Test) -> Test:
+    if _is_plain(right):  # so are most
+        value = right.value
+        return (lambda thing: left(thing) == value) if operator is eq else (lambda thing: left(thing) != value)
+
     def test(thing: Any) -> bool:
         one, other = left(thing), right(thing)
         return operator((_kind(one), one), (_kind(other), other))
@@ -275,10 +292,14 @@ def _ordered(operator: Callable[[Any, Any], bool], left: Test, right: Test) -> T
     return test
 
 
-def _within(left: Test, values: Test) -> Test:
+def _within(left: Test, values: Sequence[Test]) -> Test:
+    if all(map(_is_plain, values)):
+        plain = frozenset(value(None) for value in values)
+        return lambda thing: left(thing) in plain
+
     def test(thing: Any) -> bool:
         one = left(thing)
-        return any(_kind(one) is _kind(other) and one == other for other in values(thing))
+        return any(_kind(one) is _kind(other) and one == other for other in (value(thing) for value in values))
 
     return test
 

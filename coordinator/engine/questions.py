@@ -60,6 +60,8 @@ MOST_FOUND = 10_000
 MOST_RUNS = 100
 MOST_LOOKED_AT = 20_000
 """How many tasks one question for those that meet a filter looks at."""
+MOST_SEARCHED = 1_000_000
+"""How many of the newest tasks can be searched with several of them."""
 MOST_PASSED = 100_000
 """How far from its beginning a list is read here; followers read on from anywhere."""
 
@@ -150,7 +152,7 @@ def _listed(world: World, task: Task) -> Task:
 def find_tasks(world: World, question: FindTasks) -> TasksFound:
     """Return the next tasks that meet a filter, of so many that are looked at."""
     meets, limit, status = parsed(question.where, ALL), _limit(question.limit), question.status
-    ids = _from(world.tasks, reversed(world.tasks), question.after)
+    ids = _from(world.tasks, reversed(world.tasks), question.after, MOST_SEARCHED)
     found: list[Task] = []
     last = ""
     for last in islice(ids, MOST_LOOKED_AT):  # it is where to go on
@@ -165,16 +167,16 @@ def find_tasks(world: World, question: FindTasks) -> TasksFound:
 def _page(table: Mapping[str, Thing], ids: Iterator[str], question: Any) -> Iterator[Thing]:
     """Return the things of one page: from the one behind `after`, at most `limit` of them."""
     limit = _limit(question.limit)
-    return map(table.__getitem__, islice(_from(table, ids, question.after), limit))
+    return map(table.__getitem__, islice(_from(table, ids, question.after, MOST_PASSED), limit))
 
 
-def _from(table: Mapping[str, Thing], ids: Iterator[str], after: str) -> Iterator[str]:
-    """Return the ids behind *after*, all if it is ''."""
+def _from(table: Mapping[str, Thing], ids: Iterator[str], after: str, most: int) -> Iterator[str]:
+    """Return the ids behind *after*, which is among the first *most*; all if it is ''."""
     if after:
-        passed = islice(ids, MOST_PASSED)
+        passed = islice(ids, most)
         if checked(after, "after") not in table or after not in passed:
             msg = (
-                f"after {after!r} is not among the first {MOST_PASSED} of this list: begin again without after, or ask "
+                f"after {after!r} is not among the first {most} of this list: begin again without after, or ask "
                 "a follower"
             )
             raise Refused(msg, reason="bad_cursor")

@@ -144,6 +144,7 @@ class TaskInfo:
     requeued_from: str = ""
     requeued_as: str = ""
     """The task that does this one again; only in a list of dead tasks."""
+    attributes: dict[str, Scalar] = field(default_factory=dict)
     start_retry: InitVar[Callable[[TaskInfo], asyncio.Future[str]] | None] = None
 
     # Decoded on access: a damaged payload must not hide its task, nor the other tasks of a list.
@@ -239,6 +240,7 @@ def task_info(task: Task, start_retry: Callable[[TaskInfo], asyncio.Future[str]]
         is_paused=task.is_paused,
         pause_reason=task.pause_reason,
         requeued_from=task.requeued_from,
+        attributes=dict(task.attributes),
         start_retry=start_retry,
     )
 

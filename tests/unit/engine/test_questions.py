@@ -13,6 +13,7 @@ from coordinator.commands.caller import Caller
 from coordinator.commands.cluster import GetStats, ListInboxes
 from coordinator.commands.command import Command
 from coordinator.commands.container import GetContainer, ListContainers
+from coordinator.commands.hold import GetHold, ListHolds
 from coordinator.commands.node import ListNodes
 from coordinator.commands.pool import GetPool
 from coordinator.commands.service import (
@@ -24,7 +25,7 @@ from coordinator.commands.service import (
     ServiceLoad,
 )
 from coordinator.commands.session import GetSession
-from coordinator.commands.task import GetTask, ListTasks
+from coordinator.commands.task import FindTasks, GetTask, ListTasks
 from coordinator.commands.worker import ListWorkers
 from coordinator.deciders.signs import Signs
 from coordinator.engine import questions
@@ -34,11 +35,13 @@ from coordinator.engine.questions import ask
 from coordinator.engine.waiting_questions import GIVE_UP_AT_ONCE, Waiting
 from events.container import ContainerStatus
 from events.errors import NotFound, Refused, Unavailable
+from events.hold import HoldPlaced
 from events.inbox import InboxRead
 from events.pool import PoolAllocated, PoolDefined
 from events.service import ServiceDeregistered, ServiceStatus
 from events.session import SessionBound
 from events.task import TaskStatus
+from events.task_pause import TaskPaused
 from projections.world import World
 from tests.specification import Scribe, fold, write
 from tests.unit.deciders.facts import (
@@ -50,6 +53,7 @@ from tests.unit.deciders.facts import (
     created,
     health,
     node,
+    payload,
     resources,
     service,
     started,
@@ -128,6 +132,56 @@ def test_tasks_are_listed_by_status() -> None:
     world = fold(submitted("a"), submitted("b"), started("a"), completed("a"), submitted("c"))
     assert [task.task_id for task in answered(world, ListTasks(status=TaskStatus.PENDING))] == ["c", "b"]
     assert len(answered(world, ListTasks())) == 3
+
+
+def found(world: World, where: str = "true", **others: Any) -> tuple[list[str], str]:
+    answer = answered(world, FindTasks(where=where, **others))
+    return [task.task_id for task in answer.tasks], answer.next
+
+
+def test_tasks_are_found_by_a_filter() -> None:
+    """Newest first, without what is large; of a status, or those that are paused."""
+    facts = (submitted("a", payload=payload()), submitted("b", priority=5), submitted("c"), submitted("d", priority=5))
+    world = fold(*facts, started("a"), TaskPaused(task_id="b", reason="r"))
+    assert found(world) == (["d", "c", "b", "a"], "")
+    assert found(world, "priority == 5") == (["d", "b"], "")
+    assert found(world, 'status == "running"') == (["a"], "")
+    assert found(world, "true", status=TaskStatus.RUNNING) == (["a"], "")
+    assert found(world, "priority == 5", paused=True) == (["b"], "")
+    assert found(world, "priority == 9") == ([], "")
+    assert found(fold()) == ([], "")
+    assert answered(world, FindTasks(where='task_id == "a"')).tasks[0].payload is None
+    with pytest.raises(Refused, match="did you mean priority"):
+        found(world, "prority == 5")
+    with pytest.raises(Refused, match="use 1 to 1000"):
+        found(world, limit=0)
+
+
+def test_a_search_says_where_to_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    """When the page is full, or when enough tasks were looked at: each is found once, and the last page says so."""
+    world = fold(*(submitted(f"t{number}", priority=number % 2) for number in range(10)))
+    assert found(world, "priority == 1", limit=2) == (["t9", "t7"], "t7")
+    assert found(world, "priority == 1", limit=2, after="t7") == (["t5", "t3"], "t3")
+    assert found(world, "priority == 1", limit=2, after="t3") == (["t1"], "")
+    assert found(world, "priority == 0", limit=1, after="t1") == (["t0"], "")
+    monkeypatch.setattr(questions, "MOST_LOOKED_AT", 3)
+    assert found(world, "priority == 1") == (["t9", "t7"], "t7")
+    assert found(world, 'task_id == "t0"') == ([], "t7")
+    assert found(world, 'task_id == "t0"', after="t3") == (["t0"], "")
+    with pytest.raises(Refused, match="is not among the first") as caught:
+        found(world, after="gone")
+    assert caught.value.reason == "bad_cursor"
+
+
+def test_holds_are_told_with_how_many_tasks_they_keep() -> None:
+    """Each task is counted for the hold that was placed first; one that is not in force is not found."""
+    facts = (submitted("a"), submitted("b"), HoldPlaced(hold_id="h", where='task_id == "a"'))
+    world = fold(*facts, HoldPlaced(hold_id="all", where="true"), submitted("c"))
+    assert [(view.hold_id, view.tasks) for view in answered(world, ListHolds())] == [("h", 1), ("all", 2)]
+    assert [view.hold_id for view in answered(world, ListHolds(after="h"))] == ["all"]
+    assert answered(world, GetHold(hold_id="all")).hold is world.holds["all"]
+    with pytest.raises(NotFound, match="hold 'x' not found"):
+        answered(world, GetHold(hold_id="x"))
 
 
 @pytest.mark.parametrize("limit", [0, -1, 10_001, NAN, INFINITY])
