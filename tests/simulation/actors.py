@@ -219,6 +219,7 @@ class Submitter(Actor):
             after=self._after(number),
             delay_s=1.5 if number % 6 == 1 else None,
             time_limits=LIMITS.get(number % 10),
+            attributes={"size": number % 4} if self.sim.plan.has_holds else {},
         )
         try:
             first = await self._until_known(command)

@@ -34,6 +34,7 @@ from events.container import (
     ContainerStopping,
 )
 from events.coordinator import CoordinatorCommandRefused, CoordinatorMassSilenceNoticed, Watched
+from events.hold import HoldEvent, HoldExpired, HoldPlaced
 from events.inbox import InboxRecorded, InboxRefused
 from events.node import NodeLost
 from events.pool import PoolAllocated, PoolReleased
@@ -70,6 +71,7 @@ from projections.world import World
 from tests.derivation import Derivation
 from tests.simulation.actors import NAMESPACE, POOL, SLOTS
 from tests.simulation.cluster import MEMORY_BYTES, MOST_PENDING, MOST_SHARES
+from tests.simulation.holder import FILTERS
 from tests.simulation.promises import Promise, Violation
 from tests.simulation.streams import header_of
 
@@ -243,6 +245,9 @@ class History:
         self._submitter: dict[str, str] = {}
         self._queues: dict[str, str] = {}
         self._paused: set[str] = set()
+        self._holds: dict[str, HoldPlaced] = {}
+        """Those in force."""
+        self._submitted: dict[str, TaskSubmitted] = {}
         self._not_running: set[str] = set()
         self._generations: dict[str, str] = {}
         self._position = ""
@@ -293,12 +298,22 @@ class History:
             self._paused.add(event.queue_id)
         elif isinstance(event, QueueResumed | QueueDeleted):
             self._paused.discard(event.queue_id)
+        elif isinstance(event, HoldEvent):
+            self._hold(event, time)
         elif isinstance(event, InboxRecorded):
             self.facts[event.domain].append(event.event_id)
         elif isinstance(event, InboxRefused):
             self.refused[event.domain].append((event.sequence, event.index))
         else:
             self._other(event, envelope)
+
+    def _hold(self, event: HoldEvent, time: float) -> None:
+        if isinstance(event, HoldPlaced):
+            self._holds[event.hold_id] = event
+            return
+        placed = self._holds.pop(event.hold_id)
+        if isinstance(event, HoldExpired) and (placed.expires_at is None or time < placed.expires_at):
+            _broken(Promise.HOLD, f"{event} at {time}, but {placed}")
 
     def _count(self, event: TaskEvent, actor: str, time: float) -> None:
         """Check that a task begins once and stays ended while it is remembered, and that no source has too many."""
@@ -313,6 +328,7 @@ class History:
                 _broken(Promise.QUOTA, f"{actor} has {MOST_PENDING} waiting tasks and submitted {task_id}")
             self._submitter[task_id] = actor
             self._queues[task_id] = event.queue or DEFAULT
+            self._submitted[task_id] = event
             self._first_starts[task_id] = event.not_before or 0.0
             if event.occurrence is not None:
                 self._schedules[event.occurrence.schedule_id].submitted(event, time)
@@ -386,6 +402,9 @@ class History:
             self._leases[event.task_id] = event.lease
             if self._queues[event.task_id] in self._paused and event.claim_id != DIRECT:
                 _broken(Promise.PAUSED, f"{event} is of queue {self._queues[event.task_id]!r}, which is paused")
+            held = [one for one in self._holds.values() if FILTERS[one.where](self._submitted[event.task_id])]
+            if held and event.claim_id != DIRECT:
+                _broken(Promise.HOLD, f"{event} meets {held}")
             self._start(event, sequence)
         elif isinstance(event, (TaskCompleted, TaskFailed, TaskAttemptFailed, TaskTimedOut)) or (
             isinstance(event, TaskPaused) and event.lease

@@ -57,6 +57,7 @@ from tests.simulation.broker import BROKER, Broker, Connection
 from tests.simulation.chaos import Chaos
 from tests.simulation.disk import Disk
 from tests.simulation.faults import Dice, Plan
+from tests.simulation.holder import Holder
 from tests.simulation.loop import PROCESS, Process, SeededLoop
 from tests.simulation.operator import Operator
 from tests.simulation.promises import Promise, Violation
@@ -290,6 +291,8 @@ class Sim:
             users[f"pooluser{number}"] = self._act(actors.PoolUser)
         if plan.has_queues:
             users["operator0"] = self._act(Operator)
+        if plan.has_holds:
+            users["holder0"] = self._act(Holder)
         users["scheduleuser0"] = self._act(actors.ScheduleUser)
         for number in range(plan.containers):
             users[f"containeruser{number}"] = self._act(actors.ContainerUser)

@@ -17,6 +17,7 @@ import msgspec
 from coordinator.client.client import Client
 from coordinator.commands.task import SubmitTask
 from coordinator.deciders import cancel_ladder, dependencies, supervision
+from coordinator.deciders import hold as holds
 from coordinator.deciders import schedule as schedules
 from coordinator.deciders import task as decide
 from coordinator.deciders.deadlines import Deadlines
@@ -36,6 +37,7 @@ from events.task import TaskAttemptFailed, TaskStatus
 from projections import container
 from projections import task as projected
 from projections.considered import Considered
+from projections.hold import Held
 from projections.indexes import Indexes
 from projections.store.memory import MemoryStore
 from projections.store.port import state_rows
@@ -378,6 +380,20 @@ def paused_is_ready() -> Iterator[None]:
 
 
 @contextmanager
+def later_not_held() -> Iterator[None]:
+    """A hold keeps only the tasks that were ready when it was placed."""
+    with mock.patch.object(Held, "keeps", return_value=False):
+        yield
+
+
+@contextmanager
+def hold_without_end() -> Iterator[None]:
+    """A hold whose time is over stays in force."""
+    with mock.patch.object(holds, "due", return_value=iter(())):
+        yield
+
+
+@contextmanager
 def grace_without_end() -> Iterator[None]:
     """A task whose worker does not report its end after it was asked to is never ended."""
     with mock.patch.object(cancel_ladder, "due", return_value=iter(())):
@@ -465,6 +481,8 @@ PLANTED: dict[str, Callable[[], AbstractContextManager[None]]] = {
         pause_ignored,
         shares_forgotten,
         paused_is_ready,
+        later_not_held,
+        hold_without_end,
         retry_not_awaited,
         grace_without_end,
         failure_taken_for_success,
@@ -480,6 +498,8 @@ FOUND_FROM = {
     "eviction_by_wall_clock": 71,
     "freshness_unchecked": 5,
     "grace_without_end": 2,
+    "hold_without_end": 6,
+    "later_not_held": 13,
     "lease_never_minded": 154,
     "lease_unchecked": 8,
     "load_unrecorded": 12,
