@@ -86,7 +86,7 @@ def test_of(hold: Hold) -> Test:
     return lambda task: task.queue == queue and meets(task)
 
 
-class Held:
+class OnHold:
     """The tasks that would be ready without holds: each is kept by the hold placed first of those that it meets."""
 
     __slots__ = ("_by", "of", "tests")

@@ -15,7 +15,7 @@ from events.resources import NONE
 from events.schedule import ScheduleStatus
 from events.task import TaskStatus
 from projections.cancel_ladder import CancelLadder
-from projections.hold import Held
+from projections.hold import OnHold
 from projections.lanes import Lanes
 from projections.queue import name_of, policy_of
 from projections.ready import fifo_key, is_of, prune, walk
@@ -195,7 +195,6 @@ class Indexes:
         self.parked: list[Key] = []
         self.parked_members: dict[str, Task] = {}
         self.paused: dict[str, None] = {}  # no worker gets them until they are resumed
-        self.on_hold = Held()
         self.tasks: dict[TaskStatus, dict[str, None]] = {status: {} for status in TaskStatus}
         self._pending_in: dict[str, int] = {}  # by queue, without the default one
         self.pending_by_tenant: dict[str, int] = {}
@@ -216,7 +215,7 @@ class Indexes:
         self.claims: dict[str, dict[str, None]] = {}
         self.deadlines: list[Key] = []
         self.deadline_members: dict[str, Key] = {}
-        self.cancels = CancelLadder()
+        self.cancels, self.on_hold = CancelLadder(), OnHold()
         self.dependants = Dependants()
         self._paused_dependants = 0
         self.schedule_times: list[tuple[float, str]] = []

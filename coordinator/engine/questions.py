@@ -87,8 +87,7 @@ def ask(world: World, signs: Signs, question: Command, heard_now: float, rules: 
             history = health_history(signs, living(world, question.service_id))
             return islice(history, _limit(question.limit))
         case ListTasks():
-            tasks = _page(world.tasks, _newest_tasks(world, question), question)
-            return (_listed(world, task) for task in tasks)
+            return (_listed(world, task) for task in _page(world.tasks, _newest_tasks(world, question), question))
         case FindTasks():
             return find_tasks(world, question)
         case ListContainers():
@@ -111,10 +110,8 @@ def ask(world: World, signs: Signs, question: Command, heard_now: float, rules: 
         case ListQueues():
             queues = queues_of(world)
             return queue_views(world, _page(queues, iter(queues), question))
-        case GetHold():
-            return _hold(world, one_of(world.holds, question.hold_id, "hold"))
-        case ListHolds():
-            return (_hold(world, one) for one in _page(world.holds, iter(world.holds), question))
+        case GetHold() | ListHolds():
+            return _holds(world, question)
         case GetSession():
             return one_of(world.sessions, question.session_id, "session")
         case GetSchedule():
@@ -183,8 +180,15 @@ def _from(table: Mapping[str, Thing], ids: Iterator[str], after: str, most: int)
     return ids
 
 
-def _hold(world: World, hold: Hold) -> HoldView:
-    return HoldView(hold=hold, tasks=len(world.indexes.on_hold.of[hold.hold_id]))
+def _holds(world: World, question: GetHold | ListHolds) -> HoldView | Iterator[HoldView]:
+    """Return a hold, or those of one page, each with how many tasks it keeps."""
+
+    def view(hold: Hold) -> HoldView:
+        return HoldView(hold=hold, tasks=len(world.indexes.on_hold.of[hold.hold_id]))
+
+    if isinstance(question, GetHold):
+        return view(one_of(world.holds, question.hold_id, "hold"))
+    return map(view, _page(world.holds, iter(world.holds), question))
 
 
 def _living_schedule(world: World, schedule_id: str) -> Schedule:

@@ -15,7 +15,7 @@ from coordinator.commands.arguments import text, wanted
 from events.errors import Refused, shown
 
 if TYPE_CHECKING:
-    from events.task import Payload, Scalar
+    from coordinator.commands.task import SubmitTask
 
 _NOTHING = object()
 _INDEX_DIGITS = 6
@@ -48,13 +48,19 @@ def _parts(name: str, path: Any) -> tuple[str, ...]:
     return parts
 
 
-def attributes_at(paths: Mapping[str, tuple[str, ...]], payload: Payload | None) -> dict[str, Scalar]:
-    """Return the attributes that a payload has at *paths*: texts, numbers and truth values; others are left out."""
-    if payload is None or payload.encoding != "json":
-        return {}
+def with_attributes(command: SubmitTask, paths_of: Mapping[str, Mapping[str, tuple[str, ...]]]) -> SubmitTask:
+    """
+    Return *command* with the attributes that its payload has at the paths of its name: texts, numbers, truth values.
+
+    What is not there is left out, and what the command has already stays.
+    """
+    paths, payload = paths_of.get(command.task_name), command.payload
+    if not paths or payload is None or payload.encoding != "json":
+        return command
     content = msgspec.json.decode(payload.data)
     found = ((name, _at(content, path)) for name, path in paths.items())
-    return {name: one for name, one in found if isinstance(one, str | int | float)}
+    read = {name: one for name, one in found if isinstance(one, str | int | float)}
+    return msgspec.structs.replace(command, attributes={**read, **command.attributes})
 
 
 def _at(content: Any, path: tuple[str, ...]) -> Any:

@@ -52,7 +52,7 @@ from coordinator.commands.task import (
 from coordinator.commands.task_pause import PauseTask, ResumeTask
 from coordinator.commands.validation import check_number
 from coordinator.scheduler.attribute_paths import attribute_paths as parts_of
-from coordinator.scheduler.attribute_paths import attributes_at
+from coordinator.scheduler.attribute_paths import with_attributes
 from events.after import After, AfterJoin, AfterOn, Otherwise
 from events.cancel_ladder import Escalation
 from events.errors import CoordinationError, NotFound, Refused, StaleLease, Unavailable, shown
@@ -282,13 +282,20 @@ def _work(
     }
 
 
-def _waiting(queue: Any, fairness_key: Any, idempotency_key: Any, retry: Any, after: Any) -> dict[str, Any]:
+def _identity(app: App, task_id: Any) -> dict[str, Any]:
+    return {"task_id": text("task_id", new_id("task") if task_id is None else task_id), "program": app.program}
+
+
+def _waiting(
+    queue: Any, fairness_key: Any, idempotency_key: Any, retry: Any, after: Any, attributes: Any
+) -> dict[str, Any]:
     return {
         "queue": text("queue", queue),
         "fairness_key": text("fairness_key", fairness_key),
         "idempotency_key": text("idempotency_key", idempotency_key),
         "retry": None if retry is None else retry_policy("retry", retry),
         "after": _after(after),
+        "attributes": {} if attributes is None else scalars("attributes", attributes),
     }
 
 
@@ -405,19 +412,14 @@ class TaskScheduler(Facade):
             NotFound: a task of *after* does not exist, or ended longer than 10 minutes ago.
             Unavailable: the coordinator did not answer; the task may have been submitted.
         """
-        app, made = await self.opened(), new_id("task") if task_id is None else task_id
-        work = _work(task_name, task_type, priority, timeout, max_retries, resources, payload)
-        given = {} if attributes is None else scalars("attributes", attributes)
-        paths = self._paths.get(work["task_name"])
+        app = await self.opened()
         command = SubmitTask(
-            task_id=text("task_id", made),
-            **work,
-            program=app.program,
-            **_waiting(queue, fairness_key, idempotency_key, retry, after),
+            **_identity(app, task_id),
+            **_work(task_name, task_type, priority, timeout, max_retries, resources, payload),
+            **_waiting(queue, fairness_key, idempotency_key, retry, after, attributes),
             **_times(not_before, delay, start_within, finish_within, heartbeat),
-            attributes=given if paths is None else {**attributes_at(paths, work["payload"]), **given},
         )
-        return str(await app.execute(command))
+        return str(await app.execute(with_attributes(command, self._paths)))
 
     async def get_next_task(
         self,

@@ -402,9 +402,9 @@ class History:
             self._leases[event.task_id] = event.lease
             if self._queues[event.task_id] in self._paused and event.claim_id != DIRECT:
                 _broken(Promise.PAUSED, f"{event} is of queue {self._queues[event.task_id]!r}, which is paused")
-            held = [one for one in self._holds.values() if FILTERS[one.where](self._submitted[event.task_id])]
-            if held and event.claim_id != DIRECT:
-                _broken(Promise.HOLD, f"{event} meets {held}")
+            met = [one for one in self._holds.values() if FILTERS[one.where](self._submitted[event.task_id])]
+            if met and event.claim_id != DIRECT:
+                _broken(Promise.HOLD, f"{event} meets {met}")
             self._start(event, sequence)
         elif isinstance(event, (TaskCompleted, TaskFailed, TaskAttemptFailed, TaskTimedOut)) or (
             isinstance(event, TaskPaused) and event.lease

@@ -37,7 +37,7 @@ from events.task import TaskAttemptFailed, TaskStatus
 from projections import container
 from projections import task as projected
 from projections.considered import Considered
-from projections.hold import Held
+from projections.hold import OnHold
 from projections.indexes import Indexes
 from projections.store.memory import MemoryStore
 from projections.store.port import state_rows
@@ -382,7 +382,7 @@ def paused_is_ready() -> Iterator[None]:
 @contextmanager
 def later_not_held() -> Iterator[None]:
     """A hold keeps only the tasks that were ready when it was placed."""
-    with mock.patch.object(Held, "keeps", return_value=False):
+    with mock.patch.object(OnHold, "keeps", return_value=False):
         yield
 
 

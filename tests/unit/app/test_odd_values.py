@@ -26,6 +26,7 @@ from coordinator.scheduler import (
     Schedules,
     SchedulingPolicy,
     SchedulingStrategy,
+    TaskHolds,
     TaskScheduler,
 )
 from coordinator.worker.handlers import handler_of
@@ -105,6 +106,10 @@ async def a_schedule(here: Here) -> Valid:
     return {"schedule_id": "s"}
 
 
+async def a_hold(here: Here) -> Valid:
+    return {"hold_id": await TaskHolds(here.app).place_hold("false", hold_id="h")}
+
+
 async def a_service(here: Here) -> Valid:
     return {"service_id": await ServiceRegistry(here.app).register_service("s", "t", "localhost", 80)}
 
@@ -159,6 +164,12 @@ METHODS: dict[type[Any], dict[str, Method]] = {
         "get_task": Method({}, a_task),
         "wait_for_task": Method({}, an_ended_task),
         "list_tasks": Method(),
+        "cancel_tasks": Method({"where": "false"}),
+    },
+    TaskHolds: {
+        "place_hold": Method({"where": "false"}, fields={"expires_in": ""}),
+        "lift_hold": Method({}, a_hold),
+        "get_hold": Method({}, a_hold),
     },
     Schedules: {
         "define_schedule": Method({"schedule_id": "s", "task_name": "n", "every": 600}, fields=DEFINED),
@@ -262,6 +273,8 @@ ALSO = {
     "wait_s": ("wait",),
     "task_names": ("task_name",),
     "queues": ("queue",),
+    "where": ("filter",),
+    "expires_in": ("for_s",),
     "service_name": ("of service ''",),
     "lines": ("container",),
     "previous": ("container",),
