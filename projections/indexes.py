@@ -388,6 +388,8 @@ class Indexes:
             for task in [one for one in self.lanes.tasks() if meets(one)]:
                 self._no_longer_wait(task)
                 self.on_hold.keep(task, after.hold_id)
+            for lanes in (self.lanes, *(self._lanes_of or {}).values()):
+                lanes.forget_gone()
 
     def service_changed(self, before: Service | None, after: Service | None) -> None:
         self.service_changes += 1

@@ -102,6 +102,12 @@ class Lanes:
             elif not group.shapes:
                 del self.of[self.lane_of(task)]
 
+    def forget_gone(self) -> None:
+        """Drop every trace of the tasks that were removed, so that each may be added again as it was."""
+        for group in self.of.values():
+            for shape in group.shapes.values():
+                shape.forget_gone()
+
     def tasks(self) -> Iterator[Task]:
         """Yield all ready tasks, in no order."""
         for group in self.of.values():

@@ -124,9 +124,13 @@ class _Order:
         if len(run) + len(self._late) > 2 * living + _SPARE_ENTRIES:
             self._drop_gone()
             if len(self) > 2 * living + _SPARE_ENTRIES:
-                self._run = sorted(filter(self._is_live, self))
-                self._late.clear()
-                self._gone = 0
+                self.forget_gone()
+
+    def forget_gone(self) -> None:
+        """Drop all keys that are not live: the task of such a one may become ready again as it was."""
+        self._run = sorted(filter(self._is_live, self))
+        self._late.clear()
+        self._gone = 0
 
     def clean(self) -> None:
         """Drop what is not live before the first that is."""
@@ -189,6 +193,12 @@ class Shape:
         del members[task_id]
         for order in self.orders.values():
             order.removed(task_id, len(members))
+
+    def forget_gone(self) -> None:
+        """Drop the keys of all tasks that were removed."""
+        for order in self.orders.values():
+            if len(order) > len(self.members):
+                order.forget_gone()
 
     def first(self, ordering: str) -> Key | None:
         """Return the key of the first ready task, None if there is none."""

@@ -150,6 +150,21 @@ def test_what_was_held_is_given_again_in_its_old_place(ended: Any) -> None:
     assert lifted.indexes.on_hold.count == 0
 
 
+def test_a_task_that_was_held_is_ready_once() -> None:
+    """However often it was held and let go, in every order, and among those of its program."""
+    tasks = (submitted("t1", program="p"), submitted("t2", program="p"), submitted("t3", program="p"))
+    scribe = write(worker(), *tasks)
+    assert list(scribe.world.indexes.lanes_of) == ["p"]
+    for _ in range(3):
+        for ordering in ("fifo", "priority", "priority+60.0"):
+            for lanes in (scribe.world.indexes.lanes, scribe.world.indexes.lanes_of["p"]):
+                (shape,) = lanes.usual.shapes.values()
+                assert [task.task_id for _, task in shape.ordered(ordering)] == ["t1", "t2", "t3"]
+                assert shape.ahead_of(scribe.world.tasks["t3"], ordering) == 2
+        scribe.commit(placed(where='task_id in ["t1", "t2"]'))
+        scribe.commit(HoldLifted(hold_id="h"))
+
+
 def test_a_held_task_never_keeps_those_behind_it() -> None:
     """By every policy, workers get as many tasks as without it."""
     tasks = (of("acme", "t1", priority=9), of("blue", "t2", fairness_key="x"), of("blue", "t3"))

@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from coordinator.client.cancel_tasks import cancel_each
 from coordinator.client.paging import found
-from coordinator.commands.task import FindTasks, TasksFound
+from coordinator.commands.task import CancelTask, FindTasks, SubmitTask, TasksFound
 from coordinator.scheduler import TaskHolds, TaskScheduler, TaskStatus
 from events.errors import NotFound, Refused
 from events.task import Payload
@@ -111,7 +112,33 @@ async def test_a_long_list_is_read_in_pages_that_fit(app: App) -> None:
         await found(Door(tasks, fits=0), FindTasks(where="true"))  # type: ignore[arg-type]  # it answers
 
 
-def _submit(task_id: str) -> Any:
-    from coordinator.commands.task import SubmitTask
+class Ending(Door):
+    """Tasks of which some have ended when they are to be cancelled."""
 
+    async def execute(self, question: Any) -> Any:
+        if isinstance(question, FindTasks):
+            return TasksFound(tasks=[task for task in self.tasks if task.status is question.status])
+        if question.task_id == "t1":
+            raise Refused("it has ended", reason="already_ended")
+        if question.task_id == "t2":
+            raise NotFound("it ended long ago")
+        if question.task_id == "t4":
+            raise Refused("no", reason="bad_text")
+        return TaskStatus.CANCELLED
+
+
+async def test_what_ends_while_others_are_cancelled_is_passed_over(app: App) -> None:
+    """Every other refusal is an error."""
+    for number in range(5):
+        await app.execute(_submit(f"t{number}"))
+    tasks: list[Task] = (await app.execute(FindTasks(where="true"))).tasks
+    door: Any = Ending(tasks[::-1], fits=9)
+    cancelled = cancel_each(door, "true", CancelTask(task_id=""), rate_per_s=1000.0)
+    assert await anext(cancelled) == ("t0", TaskStatus.CANCELLED)
+    assert await anext(cancelled) == ("t3", TaskStatus.CANCELLED)
+    with pytest.raises(Refused, match="no"):
+        await anext(cancelled)
+
+
+def _submit(task_id: str) -> Any:
     return SubmitTask(task_id=task_id, task_name="n", payload=Payload(encoding="text", digest="0" * 64, data=""))
