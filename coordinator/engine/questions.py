@@ -84,8 +84,7 @@ def ask(world: World, signs: Signs, question: Command, heard_now: float, rules: 
         case GetService():
             return view(signs, living(world, question.service_id), heard_now)
         case GetHealthHistory():
-            history = health_history(signs, living(world, question.service_id))
-            return islice(history, _limit(question.limit))
+            return islice(health_history(signs, living(world, question.service_id)), _limit(question.limit))
         case ListTasks():
             return (_listed(world, task) for task in _page(world.tasks, _newest_tasks(world, question), question))
         case FindTasks():
@@ -110,15 +109,16 @@ def ask(world: World, signs: Signs, question: Command, heard_now: float, rules: 
         case ListQueues():
             queues = queues_of(world)
             return queue_views(world, _page(queues, iter(queues), question))
-        case GetHold() | ListHolds():
-            return _holds(world, question)
+        case GetHold():
+            return _hold(world, one_of(world.holds, question.hold_id, "hold"))
+        case ListHolds():
+            return (_hold(world, one) for one in _page(world.holds, iter(world.holds), question))
         case GetSession():
             return one_of(world.sessions, question.session_id, "session")
         case GetSchedule():
             return _living_schedule(world, question.schedule_id)
         case ListSchedules():
-            schedules = _page(world.schedules, reversed(world.schedules), question)
-            return map(_without_payload, schedules)
+            return map(_without_payload, _page(world.schedules, reversed(world.schedules), question))
         case NextRuns():
             return _next_runs(_living_schedule(world, question.schedule_id), question.count)
         case GetStats():
@@ -180,15 +180,9 @@ def _from(table: Mapping[str, Thing], ids: Iterator[str], after: str, most: int)
     return ids
 
 
-def _holds(world: World, question: GetHold | ListHolds) -> HoldView | Iterator[HoldView]:
-    """Return a hold, or those of one page, each with how many tasks it keeps."""
-
-    def view(hold: Hold) -> HoldView:
-        return HoldView(hold=hold, tasks=len(world.indexes.on_hold.of[hold.hold_id]))
-
-    if isinstance(question, GetHold):
-        return view(one_of(world.holds, question.hold_id, "hold"))
-    return map(view, _page(world.holds, iter(world.holds), question))
+def _hold(world: World, hold: Hold) -> HoldView:
+    """Return a hold with how many tasks it keeps."""
+    return HoldView(hold=hold, tasks=len(world.indexes.on_hold.of[hold.hold_id]))
 
 
 def _living_schedule(world: World, schedule_id: str) -> Schedule:

@@ -64,6 +64,8 @@ def test_orders_that_make_nothing_with_an_id_are_remembered() -> None:
         "ResumeTask",
         "ReleaseTask",
         "ReleasePool",
+        "HoldTasks",
+        "LiftHold",
     }
 
 

@@ -42,6 +42,7 @@ ELSEWHERE = {
     "timeout_s": "timeout", "execution_time_s": "execution_time", "service_id": "service", "task_id": "task",
     "worker_id": "worker", "container_id": "container", "node_id": "node", "pool_id": "pool", "kind": "kind",
     "lease": "lease", "session_id": "session", "limit": "limit", "after": "after", "queues": "queue",
+    "where": "filter",
 }  # fmt: skip
 """What a message calls a field, if not by its name."""
 
@@ -75,8 +76,12 @@ def valid_of(name: str) -> dict[str, Any]:
     return found | ALSO.get(name, {})
 
 
-ALSO: dict[str, dict[str, Any]] = {"define_schedule": {"every_s": 60}}
-"""Fields of which a command needs one."""
+ALSO: dict[str, dict[str, Any]] = {
+    "define_schedule": {"every_s": 60},
+    "find_tasks": {"where": "true"},
+    "hold_tasks": {"where": "true"},
+}
+"""Fields that a command needs, or that have a form of their own."""
 
 
 def written() -> dict[str, str]:
