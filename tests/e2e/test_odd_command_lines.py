@@ -227,7 +227,9 @@ def wrong_with(place: Place, word: str, ended: Said) -> str:
         return ended.err[-300:]
     if ended.code not in REPORTS and not ended.err.rpartition("\n")[0].rpartition("\n")[2].startswith("coordinator: "):
         return f"{ended.code} without a reason: {ended.err[-300:]}"
-    plain = {"KIND": "service|worker", "--kind": "event pattern"}.get(place.name, place.name.strip("-").lower())
+    plain = {"KIND": "service|worker", "--kind": "event pattern", "--where": "filter"}.get(
+        place.name, place.name.strip("-").lower()
+    )
     said = {place.name.lower(), plain, plain.replace("-", "_").partition("_")[0], ascii(word)[1:-1][:20].lower()}
     if ended.code in REFUSED and not any(one in ended.err.lower() for one in said):
         return f"refused without the name: {ended.err[-300:]}"
