@@ -293,9 +293,9 @@ def _ordered(operator: Callable[[Any, Any], bool], left: Test, right: Test) -> T
 
 
 def _within(left: Test, values: Sequence[Test]) -> Test:
-    if all(map(_is_plain, values)):
-        plain = frozenset(value(None) for value in values)
-        return lambda thing: left(thing) in plain
+    if all(isinstance(value, _Constant) for value in values):
+        given = frozenset((_kind(one), one) for one in (value(None) for value in values))
+        return lambda thing: (_kind(one := left(thing)), one) in given
 
     def test(thing: Any) -> bool:
         one = left(thing)
