@@ -59,7 +59,8 @@ MOST_FOUND = 10_000
 """Services in one answer: they are small, and a caller needs all candidates to choose from."""
 MOST_RUNS = 100
 MOST_LOOKED_AT = 20_000
-"""How many tasks one question for those that meet a filter looks at."""
+"""How many tasks one question for those that meet a filter looks at, if that is shorter than `FILTER_CHARS`."""
+FILTER_CHARS = 100
 MOST_SEARCHED = 1_000_000
 """How many of the newest tasks can be searched with several of them."""
 MOST_PASSED = 100_000
@@ -152,7 +153,7 @@ def find_tasks(world: World, question: FindTasks) -> TasksFound:
     ids = _from(world.tasks, reversed(world.tasks), question.after, MOST_SEARCHED)
     found: list[Task] = []
     last = ""
-    for last in islice(ids, MOST_LOOKED_AT):  # it is where to go on
+    for last in islice(ids, MOST_LOOKED_AT // (1 + len(question.where) // FILTER_CHARS)):
         task = world.tasks[last]
         if (status is None or task.status is status) and (not question.paused or task.is_paused) and meets(task):
             found.append(_listed(world, task))

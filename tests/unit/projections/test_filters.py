@@ -66,6 +66,9 @@ def meets(where: str, task: Task = TASK) -> bool:
         'attributes.customer !in ["umbrella"]',
         '!(attributes.customer in ["umbrella"])',
         "attributes.pages in [1, 2, attributes.pages]",
+        "attributes.pages in [null, 3.0, 'a']",
+        "attributes.missing in [null]",
+        "attributes.urgent in [true]",
         'task_name.startsWith("rep") && task_name.endsWith("ort") && task_name.contains("epo")',
         "task_name.startsWith('rep')",
         "attributes.customer.contains(attributes.empty)",
@@ -93,6 +96,8 @@ def test_a_task_meets_a_condition(where: str) -> None:
         'task_name == "Report"',
         "attributes.urgent == 1",  # a truth value is no number, as Python has it
         "attributes.size in [true, false]",
+        "attributes.urgent in [1, 1.0]",
+        "attributes.pages in ['3', true, null]",
         'priority == "5"',
         'priority < "9"',
         "attributes.customer < 5",
