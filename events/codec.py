@@ -41,6 +41,7 @@ from events.coordinator import (
 from events.errors import Corrupt, shown
 from events.idempotency import IdempotencyForgotten
 from events.inbox import InboxGap, InboxRead, InboxRecorded, InboxRefused
+from events.limit import LimitDefined, LimitDeleted
 from events.node import (
     NodeCordoned,
     NodeHeartbeat,
@@ -97,6 +98,7 @@ AnyEvent = (
     | WorkerRegistered | WorkerDraining | WorkerLeft | WorkerLost | WorkerHeartbeat
     | NodeRegistered | NodeCordoned | NodeUncordoned | NodeLost | NodeReturned | NodeRemoved | NodeHeartbeat
     | PoolDefined | PoolAllocated | PoolReleased
+    | LimitDefined | LimitDeleted
     | QueueDefined | QueuePolicySet | QueuePolicyFailed | QueuePaused | QueueResumed | QueueDeleted
     | SessionBound | SessionClosed
     | ScheduleDefined | ScheduleFired | ScheduleQueued | ScheduleSkipped | SchedulePaused | ScheduleResumed

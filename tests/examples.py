@@ -98,6 +98,7 @@ STORY: tuple[Step, ...] = (
     *("queue.define", "queue.pause", "queue.resume", "queue.get", "queue.list", "queue.delete"),
     ("queue.resume", {"queue_id": "default"}),
     "queue.set_policy",
+    *("limit.define", "limit.get", "limit.list", "limit.delete"),
     *("schedule.define", "schedule.next", "schedule.pause", "schedule.resume", "schedule.backfill", "schedule.get"),
     *("schedule.list", "schedule.delete"),
     *("pool.define", "pool.allocate", "pool.get", "pool.release", "inbox.list", "coordinator.stats"),

@@ -13,6 +13,7 @@ from coordinator.commands import (
     cluster,
     container,
     explain,
+    limit,
     node,
     pool,
     queue,
@@ -26,7 +27,21 @@ from coordinator.commands import (
 from coordinator.commands.command import Command
 
 KINDS = (
-    *(task, cancel_ladder, explain, task_pause, queue, schedule, worker, service, container, session, node, pool),
+    *(
+        task,
+        cancel_ladder,
+        explain,
+        task_pause,
+        queue,
+        limit,
+        schedule,
+        worker,
+        service,
+        container,
+        session,
+        node,
+        pool,
+    ),
     cluster,
 )
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from coordinator.deciders import (
     cancel_ladder,
     container,
+    limit,
     node,
     pool,
     queue,
@@ -52,6 +53,7 @@ DECIDERS: dict[type[Command], Decider] = {
     **{kind: _with_following(decider) for kind, decider in node.DECIDERS.items()},
     **pool.DECIDERS,
     **schedule.DECIDERS,
+    **limit.DECIDERS,
     **queue.DECIDERS,
     **silence.DECIDERS,
 }
@@ -64,6 +66,7 @@ _TELLERS: dict[type[Command], Teller] = {
     **node.TELLERS,
     **pool.TELLERS,
     **schedule.TELLERS,
+    **limit.TELLERS,
     **queue.TELLERS,
     **silence.TELLERS,
 }

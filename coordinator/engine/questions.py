@@ -13,6 +13,7 @@ from coordinator.commands.cluster import ClusterStats, GetStats, ListInboxes
 from coordinator.commands.command import Command
 from coordinator.commands.container import GetContainer, ListContainers
 from coordinator.commands.explain import ExplainTask
+from coordinator.commands.limit import GetLimit, ListLimits
 from coordinator.commands.node import ListNodes
 from coordinator.commands.pool import GetPool
 from coordinator.commands.queue import GetQueue, ListQueues
@@ -27,6 +28,7 @@ from coordinator.deciders.rules import Rules, not_found, standing
 from coordinator.deciders.service import living
 from coordinator.deciders.slots import local_time, next_after
 from coordinator.deciders.worker import check_wanted
+from coordinator.engine.limit_views import limit_view, limit_views
 from coordinator.engine.queue_views import queue_view, queue_views, queues_of
 from coordinator.placement.explain import explain
 from coordinator.placement.matching import offered
@@ -79,10 +81,8 @@ def ask(world: World, signs: Signs, question: Command, heard_now: float, rules: 
             history = health_history(signs, living(world, question.service_id))
             return islice(history, _limit(question.limit))
         case ListTasks():
-            tasks = (_waiting(world, task) for task in _page(world.tasks, _newest_tasks(world, question), question))
-            return (
-                msgspec.structs.replace(task, payload=None, result=None, checkpoint=None, attempts=()) for task in tasks
-            )
+            tasks = _page(world.tasks, _newest_tasks(world, question), question)
+            return (_without_large(_waiting(world, task)) for task in tasks)
         case ListContainers():
             containers = _page(world.containers, reversed(world.containers), question)
             return (msgspec.structs.replace(container, environment={}) for container in containers)
@@ -101,8 +101,11 @@ def ask(world: World, signs: Signs, question: Command, heard_now: float, rules: 
         case GetQueue():
             return queue_view(world, one_of(queues_of(world), question.queue_id, "queue"))
         case ListQueues():
-            queues = queues_of(world)
-            return queue_views(world, _page(queues, iter(queues), question))
+            return queue_views(world, _sorted(queues_of(world), question))
+        case GetLimit():
+            return limit_view(world, one_of(world.limits, question.limit_id, "limit"))
+        case ListLimits():
+            return limit_views(world, _sorted(world.limits, question))
         case GetSession():
             return one_of(world.sessions, question.session_id, "session")
         case GetSchedule():
@@ -115,8 +118,15 @@ def ask(world: World, signs: Signs, question: Command, heard_now: float, rules: 
         case GetStats():
             return stats(world)
         case _:
-            msg = f"{type(question).__name__} is not a question"
-            raise Refused(msg)
+            raise Refused(f"{type(question).__name__} is not a question")
+
+
+def _sorted(things: Mapping[str, Thing], question: ListQueues | ListLimits) -> Iterator[Thing]:
+    return _page(things, iter(sorted(things)), question)
+
+
+def _without_large(task: Task) -> Task:
+    return msgspec.structs.replace(task, payload=None, result=None, checkpoint=None, attempts=())
 
 
 def _waiting(world: World, task: Task) -> Task:

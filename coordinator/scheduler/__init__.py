@@ -9,9 +9,11 @@ if TYPE_CHECKING:
     from coordinator.scheduler.resource_allocator import ResourceAllocator
     from coordinator.scheduler.schedules import ScheduleInfo, Schedules
     from coordinator.scheduler.scheduling_policy import PolicyType, SchedulingPolicy
+    from coordinator.scheduler.task_limits import TaskLimits
     from coordinator.scheduler.task_queues import TaskQueues
     from coordinator.scheduler.task_scheduler import TaskInfo, TaskScheduler
     from events.after import After
+    from events.limit import WhenBusy
     from events.retry import RetryPolicy
     from events.schedule import Catchup, Overlap, ScheduleStatus
     from events.task import TaskStatus, TaskUsage
@@ -29,10 +31,12 @@ __all__ = [
     "SchedulingPolicy",
     "SchedulingStrategy",
     "TaskInfo",
+    "TaskLimits",
     "TaskQueues",
     "TaskScheduler",
     "TaskStatus",
     "TaskUsage",
+    "WhenBusy",
 ]
 
 __getattr__ = lazy_exports(
@@ -50,9 +54,11 @@ __getattr__ = lazy_exports(
         "SchedulingPolicy": "coordinator.scheduler.scheduling_policy",
         "SchedulingStrategy": "coordinator.commands.task",
         "TaskInfo": "coordinator.scheduler.task_scheduler",
+        "TaskLimits": "coordinator.scheduler.task_limits",
         "TaskQueues": "coordinator.scheduler.task_queues",
         "TaskScheduler": "coordinator.scheduler.task_scheduler",
         "TaskStatus": "events.task",
         "TaskUsage": "events.task",
+        "WhenBusy": "events.limit",
     },
 )

@@ -275,13 +275,16 @@ def _work(
     }
 
 
-def _waiting(queue: Any, fairness_key: Any, idempotency_key: Any, retry: Any, after: Any) -> dict[str, Any]:
+def _waiting(
+    queue: Any, fairness_key: Any, idempotency_key: Any, retry: Any, after: Any, attributes: Any
+) -> dict[str, Any]:
     return {
         "queue": text("queue", queue),
         "fairness_key": text("fairness_key", fairness_key),
         "idempotency_key": text("idempotency_key", idempotency_key),
         "retry": None if retry is None else retry_policy("retry", retry),
         "after": _after(after),
+        "attributes": {} if attributes is None else scalars("attributes", attributes),
     }
 
 
@@ -386,20 +389,18 @@ class TaskScheduler(Facade):
             attributes: what filters and limits may know of its content, such as `{"customer": "acme"}`; at most 16.
 
         Raises:
-            Refused: an argument is invalid, the queue does not exist, or too many tasks wait.
+            Refused: an argument is invalid, the queue does not exist, too many tasks wait, or a limit rejects it.
             NotFound: a task of *after* does not exist, or ended longer than 10 minutes ago.
             Unavailable: the coordinator did not answer; the task may have been submitted.
         """
-        app, made = await self.opened(), new_id("task") if task_id is None else task_id
         command = SubmitTask(
-            task_id=text("task_id", made),
+            task_id=text("task_id", new_id("task") if task_id is None else task_id),
             **_work(task_name, task_type, priority, timeout, max_retries, resources, payload),
-            program=app.program,
-            **_waiting(queue, fairness_key, idempotency_key, retry, after),
+            program=(await self.opened()).program,
+            **_waiting(queue, fairness_key, idempotency_key, retry, after, attributes),
             **_times(not_before, delay, start_within, finish_within, heartbeat),
-            attributes={} if attributes is None else scalars("attributes", attributes),
         )
-        return str(await app.execute(command))
+        return str(await self.execute(command))
 
     async def get_next_task(
         self,

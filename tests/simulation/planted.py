@@ -319,12 +319,12 @@ def reason_undeclared() -> Iterator[None]:
 @contextmanager
 def delay_forgotten() -> Iterator[None]:
     """The fold makes a delayed task ready at once."""
-    original = projected._submitted
+    original = projected.submitted_as
 
     def submitted(event: TaskSubmitted, stamp: Stamp) -> Task:
         return msgspec.structs.replace(original(event, stamp), retry_at=0.0)
 
-    with mock.patch.object(projected, "_submitted", submitted):
+    with mock.patch.object(projected, "submitted_as", submitted):
         yield
 
 
