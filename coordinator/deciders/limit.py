@@ -170,7 +170,7 @@ def admitted(world: World, event: TaskSubmitted, tenant: str, context: DecisionC
         Refused: a key of it is busy and rejects it, or has as many pending tasks as it may have.
     """
     ends: dict[str, tuple[Event, ...]] = {}
-    debounce = event.debounce
+    debounce, awaited = event.debounce, () if event.after is None else event.after.tasks
     made = submitted_as(event, Stamp(START, context.now, tenant, context.actor, "", ""))
     for key in keys_of(made, world.limits):
         terms, pending = world.limits[limit_of(key)].terms, world.indexes.keyed.pending.get(key, _NONE)
@@ -188,11 +188,13 @@ def admitted(world: World, event: TaskSubmitted, tenant: str, context: DecisionC
             is_replaced = True
             if terms.when_busy is WhenBusy.CANCEL_RUNNING:
                 ends |= _called_off(world, key, terms, event.task_id, context)
-        replaced = list(islice(pending, REPLACED_MOST)) if is_replaced else []
+        replaced = [one for one in islice(pending, REPLACED_MOST) if one not in awaited] if is_replaced else []
         ends |= {task_id: (_replaced(task_id, event.task_id),) for task_id in replaced}
         if terms.pending is not None and len(pending) - len(replaced) >= terms.pending:
             msg = f"{len(pending)} tasks of {key!r} are pending, as many as the limit allows: submit later"
             raise Refused(msg, reason="quota", retry_after_s=5.0)
+    for task_id in awaited:  # it takes no place of what it waits for
+        ends.pop(task_id, None)
     if debounce is not event.debounce:
         event = msgspec.structs.replace(event, debounce=debounce)
     return Admitted(event, tuple(one for events in ends.values() for one in events))

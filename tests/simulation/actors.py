@@ -219,6 +219,7 @@ class Submitter(Actor):
             after=self._after(number),
             delay_s=1.5 if number % 6 == 1 else None,
             time_limits=LIMITS.get(number % 10),
+            attributes={"customer": number % 3} if self.sim.plan.has_limits and number % 7 else {},
         )
         try:
             first = await self._until_known(command)

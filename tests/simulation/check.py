@@ -35,6 +35,7 @@ from events.container import (
 )
 from events.coordinator import CoordinatorCommandRefused, CoordinatorMassSilenceNoticed, Watched
 from events.inbox import InboxRecorded, InboxRefused
+from events.limit import LimitEvent
 from events.node import NodeLost
 from events.pool import PoolAllocated, PoolReleased
 from events.queue import DEFAULT, QueueDeleted, QueuePaused, QueueResumed
@@ -70,6 +71,7 @@ from projections.world import World
 from tests.derivation import Derivation
 from tests.simulation.actors import NAMESPACE, POOL, SLOTS
 from tests.simulation.cluster import MEMORY_BYTES, MOST_PENDING, MOST_SHARES
+from tests.simulation.kept_limits import KeptLimits
 from tests.simulation.promises import Promise, Violation
 from tests.simulation.streams import header_of
 
@@ -263,6 +265,7 @@ class History:
         """When the last mass silence of a kind was noticed."""
         self.lost: Counter[str] = Counter()
         self._retries = Retries()
+        self._limits = KeptLimits()
 
     def take(self, envelope: Envelope, sequence: int) -> None:
         """Apply one event."""
@@ -283,12 +286,16 @@ class History:
         if isinstance(event, TaskEvent):
             self._count(event, envelope.actor, time)
             self._retries.take(event, time)
+            if wrong := self._limits.take(event, time):
+                _broken(Promise.LIMIT, wrong)
             self._task(event, sequence)
             self._settle(event, sequence)
         elif isinstance(event, ContainerEvent):
             self._container(event)
         elif isinstance(event, ScheduleEvent):
             self._schedules.setdefault(event.schedule_id, Slots()).take(event)
+        elif isinstance(event, LimitEvent):
+            self._limits.change(event)
         elif isinstance(event, QueuePaused):
             self._paused.add(event.queue_id)
         elif isinstance(event, QueueResumed | QueueDeleted):

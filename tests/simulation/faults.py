@@ -109,6 +109,8 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     remembered_max: int = 10_000_000
     has_queues: bool = False
     """Whether an operator changes queues and policies."""
+    has_limits: bool = False
+    """Whether an operator changes limits."""
     has_access: bool = False
     """Whether some users have rules and quotas."""
     stop_grace_s: float = 2.0
@@ -155,6 +157,7 @@ def plan_of(seed: int) -> Plan:
         remembered_max=random.choice((12, 20)) if forgets else 10_000_000,
         tasks=10 if forgets else 20,
         has_queues=seed % 3 == 1,
+        has_limits=seed % 3 == 2,
         has_access=random.random() < 0.25,
         stop_grace_s=random.choice((2.0, 15.0)),
         has_snapshots=random.random() < 0.3,

@@ -29,11 +29,12 @@ from coordinator.engine.waiting_claims import SchedulingWorker
 from coordinator.journal.stream import NatsJournal
 from coordinator.leadership.lease import Lease
 from coordinator.node.node_agent import NodeAgent
+from coordinator.placement import sources
 from coordinator.placement.sources import Sources
 from events.after import AfterOn
 from events.container import ContainerStatus
 from events.task import TaskAttemptFailed, TaskStatus
-from projections import container
+from projections import container, world
 from projections import task as projected
 from projections.considered import Considered
 from projections.indexes import Indexes
@@ -358,6 +359,20 @@ def pause_ignored() -> Iterator[None]:
 
 
 @contextmanager
+def limit_of_the_turn_before() -> Iterator[None]:
+    """What a turn gives to claims is not counted before the next one."""
+    with mock.patch.object(sources._Limits, "note"):
+        yield
+
+
+@contextmanager
+def starts_forgotten() -> Iterator[None]:
+    """Nobody notes when tasks of a key started and ended."""
+    with mock.patch.object(world, "_note_use"):
+        yield
+
+
+@contextmanager
 def paused_is_ready() -> Iterator[None]:
     """A paused task waits like any other, and a worker gets it."""
     original = Indexes._wait
@@ -464,6 +479,8 @@ PLANTED: dict[str, Callable[[], AbstractContextManager[None]]] = {
         missed_slots_lost,
         pause_ignored,
         shares_forgotten,
+        limit_of_the_turn_before,
+        starts_forgotten,
         paused_is_ready,
         retry_not_awaited,
         grace_without_end,
@@ -482,6 +499,7 @@ FOUND_FROM = {
     "grace_without_end": 2,
     "lease_never_minded": 154,
     "lease_unchecked": 8,
+    "limit_of_the_turn_before": 14,
     "load_unrecorded": 12,
     "nothing_withheld": 5,
     "old_reign_believed": 988,
@@ -492,6 +510,7 @@ FOUND_FROM = {
     "repeat_re_decided": 23,
     "shares_forgotten": 4,
     "spared_forgotten": 75,
+    "starts_forgotten": 14,
     "tombstones_forgotten": 3,
     "twin_by_grace": 187,
     "unread_removed": 33,

@@ -36,6 +36,7 @@ class Promise(Enum):
     NOT_BEFORE = "no attempt starts before the time of its task"
     ONCE_A_SLOT = "each slot of a schedule is fired once, in order, and none is lost"
     PAUSED = "no task of a paused queue starts"
+    LIMIT = "no key of a limit has more than it may have"
     AFTER = "a task begins when what it waits for has come about, not before, and it waits no longer"
     CANCELLED = "a task that was asked to end has ended 1 s after its grace"
     DECLARED = "an operation is refused only for a reason that it declares"

@@ -9,6 +9,7 @@ import pytest
 from coordinator.commands.limit import DefineLimit, DeleteLimit
 from coordinator.deciders.limit import MOST_LIMITS, REPLACED_MOST
 from coordinator.deciders.rules import Rules
+from events.after import After
 from events.cancel_ladder import TaskCancelAsked
 from events.limit import LimitDefined, LimitDeleted, Terms, WhenBusy
 from events.task import Debounce, TaskCancelled, TaskStatus
@@ -281,3 +282,14 @@ def test_the_longest_wait_of_all_limits_counts() -> None:
     later = submitted("a", not_before=2100.0, debounce=Debounce(since=2000.0, until=2009.0))
     given(*both).when(submit("a", not_before=2100.0), at=2000.0).then(later)
     assert fold(said(later, at=BEGIN)).tasks["a"].retry_at == 2100.0
+
+
+def test_a_task_takes_no_place_of_what_it_waits_for() -> None:
+    """It would wait for ever, or be cancelled as well."""
+    replaces = limit(running=2, when_busy=WhenBusy.CANCEL_RUNNING)
+    facts = (replaces, worker(), *(submitted(one) for one in "abc"), started("a"))
+    after = After(tasks=("a", "b"))
+    given(*facts).when(submit("d", after=after)).then(
+        TaskCancelled(task_id="c", reason="task d takes its place", how="replaced"),
+        submitted("d", after=after, waits_for=("a", "b")),
+    )
