@@ -42,6 +42,7 @@ from events.errors import Corrupt, shown
 from events.hold import HoldExpired, HoldLifted, HoldPlaced
 from events.idempotency import IdempotencyForgotten
 from events.inbox import InboxGap, InboxRead, InboxRecorded, InboxRefused
+from events.limit import LimitDefined, LimitDeleted
 from events.node import (
     NodeCordoned,
     NodeHeartbeat,
@@ -98,6 +99,7 @@ AnyEvent = (
     | WorkerRegistered | WorkerDraining | WorkerLeft | WorkerLost | WorkerHeartbeat
     | NodeRegistered | NodeCordoned | NodeUncordoned | NodeLost | NodeReturned | NodeRemoved | NodeHeartbeat
     | PoolDefined | PoolAllocated | PoolReleased
+    | LimitDefined | LimitDeleted
     | QueueDefined | QueuePolicySet | QueuePolicyFailed | QueuePaused | QueueResumed | QueueDeleted
     | HoldPlaced | HoldLifted | HoldExpired
     | SessionBound | SessionClosed

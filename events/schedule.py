@@ -8,7 +8,8 @@ import msgspec
 
 from events.base import Event
 from events.resources import NONE, Resources
-from events.task import Payload
+from events.retry import RetryPolicy
+from events.task import Payload, Scalar
 from events.time_limits import TimeLimits
 
 
@@ -64,6 +65,10 @@ class TaskContent(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defa
     payload: Payload | None = None
     program: str = ""
     time_limits: TimeLimits | None = None
+    queue: str = ""
+    fairness_key: str = ""
+    retry: RetryPolicy | None = None
+    attributes: dict[str, Scalar] = {}
 
 
 class ScheduleEvent(Event, frozen=True, kw_only=True, gc=False):
@@ -110,7 +115,7 @@ class ScheduleSkipped(ScheduleEvent, frozen=True, kw_only=True, gc=False, omit_d
     The slots from `slot` to `through` are left out.
 
     `reason` is `missed` (nobody led when they were due, and `catchup` does not want them), `overlap` (the task before
-    has not ended) or `queue_full` (too many wait for it).
+    has not ended), `queue_full` (too many wait for it) or `busy` (a limit does not let the task wait).
     """
 
     slot: int

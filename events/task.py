@@ -54,6 +54,13 @@ class Occurrence(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defau
     source: str = ""
 
 
+class Debounce(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """Until when a task waits for one to take its place, and since when one of its key has: commit times in seconds."""
+
+    since: float
+    until: float
+
+
 class TaskUsage(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults=True):
     """What an attempt used, as its worker reports: tokens, and money in micro-units of its currency."""
 
@@ -88,7 +95,7 @@ class TaskSubmitted(TaskEvent, frozen=True, kw_only=True, gc=False, omit_default
     again. `after` names the tasks that it begins after, and `waits_for` those of them that had not ended yet; it is not
     ready before `task.unblocked`. No attempt starts before `not_before` (commit time, seconds
     since 1970). It is `delay_s` after the submit if that was asked for. With `occurrence` a schedule submitted it.
-    `attributes` are what filters and limits know of its content.
+    `attributes` are what filters and limits know of its content. With `debounce` a limit lets it wait.
     """
 
     VERSION = 3
@@ -99,7 +106,9 @@ class TaskSubmitted(TaskEvent, frozen=True, kw_only=True, gc=False, omit_default
         "fairness_key": 3,
         "retry": 3,
         "requeued_from": 3,
-        **dict.fromkeys(("after", "waits_for", "not_before", "delay_s", "time_limits", "occurrence", "attributes"), 3),
+        **dict.fromkeys(
+            ("after", "waits_for", "not_before", "delay_s", "time_limits", "occurrence", "attributes", "debounce"), 3
+        ),
     }
 
     task_name: str
@@ -123,6 +132,7 @@ class TaskSubmitted(TaskEvent, frozen=True, kw_only=True, gc=False, omit_default
     time_limits: TimeLimits | None = None
     occurrence: Occurrence | None = None
     attributes: dict[str, Scalar] = {}
+    debounce: Debounce | None = None
 
 
 class TaskUnblocked(TaskEvent, frozen=True, kw_only=True, gc=False, omit_defaults=True):
@@ -240,8 +250,8 @@ class TaskCancelled(TaskEvent, frozen=True, kw_only=True, gc=False, omit_default
 
     `how` says how the attempt under `lease` ended that had been asked to: `ended` (its handler did), `left_behind`,
     `failed` (with `error`), `timeout`, `lost` (its lease or its worker ended) or `grace_over` (nobody said anything in
-    time). It is `predecessor` for a task that waited for the task `predecessor` to end otherwise, and "" for others
-    that did not run or were not given any time.
+    time). It is `predecessor` for a task that waited for the task `predecessor` to end otherwise, `replaced` for one
+    in whose place another one came by a limit, and "" for others that did not run or were not given any time.
     """
 
     reason: str = ""

@@ -16,6 +16,7 @@ from events.schedule import ScheduleStatus
 from events.task import TaskStatus
 from projections.cancel_ladder import CancelLadder
 from projections.hold import OnHold
+from projections.keyed import Keyed
 from projections.lanes import Lanes
 from projections.queue import name_of, policy_of
 from projections.ready import fifo_key, is_of, prune, walk
@@ -25,7 +26,7 @@ from projections.task import SMALL_CHARS, bytes_of, large_bytes_of
 from projections.time_limits import deadline_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Mapping
 
     from events.container import ContainerStatus
     from events.queue import FairShare
@@ -186,7 +187,8 @@ class Indexes:
         self.now = 0.0
         self.shared: dict[str, FairShare] = {}
         """How the queues are shared whose policy says so."""
-        self.lanes = Lanes(self.shared)
+        self.keyed = Keyed()
+        self.lanes = Lanes(self.shared, self.keyed)
         self._lanes_of: dict[str, Lanes] | None = None
         self.running_in: dict[str, int] = {}
         """How many tasks of each queue run, by the name of its account, and of each key in a queue that is shared."""
@@ -224,8 +226,7 @@ class Indexes:
         self.freed: dict[str, None] = {}
         """The schedules that have slots waiting for the end of a task, by that task; and those whose task has ended."""
         self.services: dict[str, dict[ServiceStatus, dict[str, None]]] = {}
-        # Sorted, so that a page may begin anywhere.
-        self.service_ids: list[str] = []
+        self.service_ids: list[str] = []  # sorted, so that a page may begin anywhere
         self.service_ids_by_status: dict[ServiceStatus, list[str]] = {}
         self.service_changes = 0  # changes since this world was made: only to detect cheaply that there was one
         self.services_in: dict[str, dict[str, None]] = {}
@@ -270,7 +271,9 @@ class Indexes:
 
     def advance(self, now: float) -> None:
         """Make the parked tasks ready whose retry time has come."""
-        self.now = max(now, self.now)
+        self.now = self.keyed.now = max(now, self.now)
+        if self.keyed.opening:
+            self.keyed.open_due()
         while self.parked and float(self.parked[0][0]) <= self.now:
             key = heapq.heappop(self.parked)
             if self._is_parked(key):
@@ -301,8 +304,11 @@ class Indexes:
                 self._checkpoint_changed(before, after)
         elif (payload := after.payload) is not None and len(payload.data) > SMALL_CHARS:
             self._count_bytes(after, bytes_of(payload))
-        if before is None and after.checkpoint is not None:
-            self._checkpoint_changed(None, after)
+        if before is None:
+            if after.checkpoint is not None:
+                self._checkpoint_changed(None, after)
+            if self.keyed.limits and not after.is_ended:
+                self.keyed.add(after)
         self.tasks[now][after.task_id] = None
         if now is _PENDING:
             self._pending(after)
@@ -310,6 +316,31 @@ class Indexes:
             self._running(after)
         elif self.awaited and (waiting := self.awaited.pop(after.task_id, None)) is not None:
             self.freed[waiting] = None
+        if self.keyed.limits:
+            self._count_keyed(None if before is None else before.status, after)
+
+    def _count_keyed(self, was: TaskStatus | None, task: Task) -> None:
+        """Count a task whose status changed in the keys that it has."""
+        keyed, task_id, now = self.keyed, task.task_id, task.status
+        if was is _PENDING or was is _RUNNING:
+            keyed.count(task_id, is_running=was is _RUNNING, by=-1)
+        if now is _PENDING or now is _RUNNING:
+            keyed.count(task_id, is_running=now is _RUNNING, by=1)
+        else:
+            keyed.forget(task_id)
+
+    def limits_changed(self, tasks: Mapping[str, Task]) -> None:
+        """Limit *tasks* by the limits that there are now."""
+        pending, running = (map(tasks.__getitem__, self.tasks[status]) for status in (_PENDING, _RUNNING))
+        self._drop_lanes_of()
+        self.keyed.begin_anew(pending, running)
+        self.lanes.regroup_all()
+
+    def _drop_lanes_of(self) -> None:
+        """Forget the ready tasks by program; they are collected again when they are wanted."""
+        for lanes in (self._lanes_of or {}).values():
+            lanes.close()
+        self._lanes_of = None
 
     def schedule_changed(self, before: Schedule | None, after: Schedule | None) -> None:
         self.owned_schedules.changed(before, after)
@@ -355,7 +386,7 @@ class Indexes:
         was, now = (None if one is None else one.policy for one in (before, after))
         if was != now:
             self.lanes.forget_aged()
-            self._lanes_of = None
+            self._drop_lanes_of()
         return self._share_again()
 
     def _share_again(self) -> bool:
@@ -375,7 +406,7 @@ class Indexes:
         was_accounted, self.is_accounted = self.is_accounted, bool(shared) or len(names) > 1
         for name in sorted(moved):
             self.lanes.regroup(name)
-            self._lanes_of = None
+            self._drop_lanes_of()
         return bool(moved) or was_accounted is not self.is_accounted
 
     def hold_changed(self, before: Hold | None, after: Hold | None) -> None:
@@ -588,7 +619,7 @@ class Indexes:
         if task.program:
             own = lanes_of.get(task.program)
             if own is None:
-                own = lanes_of[task.program] = Lanes(self.shared, spare=0)
+                own = lanes_of[task.program] = Lanes(self.shared, self.keyed, spare=0)
             own.add(task)
 
     def _not_pending(self, task: Task) -> None:

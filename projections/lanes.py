@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from events.queue import FairShare
+    from projections.keyed import Keyed
     from projections.ready import Shape
     from projections.task import Task
 
@@ -34,25 +35,34 @@ class Lanes:
     """
     The lanes that have ready tasks; the usual one is always there.
 
-    `shared` says how the queues are shared that are.
+    *shared* says how the queues are shared that are, *keyed* which keys tasks have by the limits.
     """
 
-    def __init__(self, shared: Mapping[str, FairShare], *, spare: int = EMPTY_SHAPES_KEPT) -> None:
+    def __init__(self, shared: Mapping[str, FairShare], keyed: Keyed, *, spare: int = EMPTY_SHAPES_KEPT) -> None:
         self.usual = ReadyTasks()
         self.of: dict[LaneName, ReadyTasks] = {USUAL: self.usual}
         self._shared = shared
+        self._keyed = keyed
         self._spare = spare
         self._shapes: dict[str, Shape] = {}
         """The shapes of plain tasks in the usual lane, by task name: it takes long to hash their keys."""
 
     def shape(self, task: Task) -> Shape:
         """Return the shape of a task in its lane, a new one if there is none."""
-        if task.queue or self._shared:
-            return self._lane(self.lane_of(task)).shape(shape_of(task))
+        keyed = self._keyed
+        if task.queue or self._shared or keyed.limits:
+            key = shape_of(task, keyed.keys(task))
+            group = self._lane(self.lane_of(task))
+            shape = group.shapes.get(key)
+            if shape is None:
+                shape = group.shape(key)
+                if key.keys:
+                    keyed.shape_made(shape)
+            return shape
         is_usual = task.resources is NONE and not task.task_type
         shape = self._shapes.get(task.task_name) if is_usual else None
         if shape is None:
-            shape = self.usual.shape(shape_of(task))
+            shape = self.usual.shape(shape_of(task, ()))
             if is_usual:
                 self._shapes[task.task_name] = shape
         return shape
@@ -60,7 +70,7 @@ class Lanes:
     def has(self, task: Task) -> bool:
         """Return whether a task is ready."""
         group = self.of.get(self.lane_of(task))
-        shape = None if group is None else group.shapes.get(shape_of(task))
+        shape = None if group is None else group.shapes.get(shape_of(task, self._keyed.keys(task)))
         return shape is not None and task.task_id in shape.members
 
     def ahead_of(self, task: Task, ordering: str) -> int:
@@ -96,6 +106,8 @@ class Lanes:
         group = shape.group
         if len(group.shapes) > self._spare or len(self.of) > self._spare:
             group.discard(shape)
+            if shape.key.keys:
+                self._keyed.shape_gone(shape)
             if group is self.usual:
                 # It may be that of another shape, which is then looked up again.
                 self._shapes.pop(task.task_name, None)
@@ -124,17 +136,36 @@ class Lanes:
             for task in shape.members.values()
         ]
         for lane in [lane for lane in self.of if lane.queue == queue]:
-            del self.of[lane]
+            self._forget(self.of.pop(lane))
         if not queue:
             self.usual = self.of[USUAL] = ReadyTasks()
             self._shapes.clear()
         for task in moved:
             self.add(task)
 
+    def regroup_all(self) -> None:
+        """Put all tasks into their shapes again: they have other keys, and the old shapes are forgotten already."""
+        tasks = list(self.tasks())
+        self.usual = ReadyTasks()
+        self.of = {USUAL: self.usual}
+        self._shapes.clear()
+        for task in tasks:
+            self.add(task)
+
     def forget_aged(self) -> None:
         """Forget the orders by priority and age: the age may count otherwise from now on."""
         for group in self.of.values():
             group.forget_aged()
+
+    def close(self) -> None:
+        """Forget all tasks, for good."""
+        for group in self.of.values():
+            self._forget(group)
+
+    def _forget(self, group: ReadyTasks) -> None:
+        for shape in group.shapes.values():
+            if shape.key.keys:
+                self._keyed.shape_gone(shape)
 
     def _lane(self, lane: LaneName) -> ReadyTasks:
         group = self.of.get(lane)

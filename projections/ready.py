@@ -75,16 +75,17 @@ def key_in(ordering: str) -> Callable[[Task], Key]:
 
 
 class ShapeKey(msgspec.Struct, frozen=True, gc=False):
-    """What decides which workers may run a task."""
+    """What decides which workers may run a task, and whether one may start now."""
 
     task_name: str
     task_type: str
     resources: Resources
+    keys: tuple[str, ...] = ()
 
 
-def shape_of(task: Task) -> ShapeKey:
-    """Return the shape of a task."""
-    return ShapeKey(task.task_name, task.task_type, task.resources)
+def shape_of(task: Task, keys: tuple[str, ...]) -> ShapeKey:
+    """Return the shape of a task that has these keys by the limits."""
+    return ShapeKey(task.task_name, task.task_type, task.resources, keys)
 
 
 class _Order:
@@ -176,13 +177,18 @@ class _Order:
 
 
 class Shape:
-    """The ready tasks of one shape, with their keys in each order that was used."""
+    """
+    The ready tasks of one shape, with their keys in each order that was used.
 
-    __slots__ = ("group", "key", "members", "orders")
+    It is shut while none of them may start.
+    """
+
+    __slots__ = ("group", "is_shut", "key", "members", "orders")
 
     def __init__(self, key: ShapeKey, group: ReadyTasks) -> None:
         self.key = key
         self.group = group
+        self.is_shut = False
         self.members: dict[str, Task] = {}
         self.orders: dict[str, _Order] = {
             ordering: _Order([], key_in(ordering), self._is_live) for ordering in group.orderings
@@ -199,6 +205,11 @@ class Shape:
         for order in self.orders.values():
             if len(order) > len(self.members):
                 order.forget_gone()
+
+    def turn(self, *, is_shut: bool) -> None:
+        """Shut it or open it."""
+        self.is_shut = is_shut
+        self.group.turned(self)
 
     def first(self, ordering: str) -> Key | None:
         """Return the key of the first ready task, None if there is none."""
@@ -330,8 +341,16 @@ class ReadyTasks:
         shape.members[task.task_id] = task
         for ordering, order in shape.orders.items():
             key = order.key_of(task)
-            if order.add(key) and (firsts := self._firsts.get(ordering)) is not None:
+            if order.add(key) and not shape.is_shut and (firsts := self._firsts.get(ordering)) is not None:
                 firsts.note(shape, key)
+
+    def turned(self, shape: Shape) -> None:
+        """Note that a shape was shut or opened."""
+        for ordering, firsts in self._firsts.items():
+            if shape.is_shut:
+                firsts.discard(shape)
+            elif (first := shape.first(ordering)) is not None:
+                firsts.note(shape, first)
 
     def discard(self, shape: Shape) -> None:
         """Forget a shape without tasks."""
@@ -352,15 +371,20 @@ class ReadyTasks:
             for ordering in [one for one in shape.orders if one not in ORDERINGS]:
                 del shape.orders[ordering]
 
-    def of_name(self, task_name: str) -> Iterable[Shape]:
-        """Return the shapes of a task name."""
-        return self._named.get(task_name, _NONE).values()
+    def of_name(self, task_name: str) -> Iterator[Shape]:
+        """Yield the shapes of a task name that are not shut."""
+        return (shape for shape in self._named.get(task_name, _NONE).values() if not shape.is_shut)
 
     def in_order(self, ordering: str) -> Iterator[tuple[Key, Shape]]:
-        """Yield shapes with a key that is not after their first task, by these keys; only the first are looked at."""
+        """
+        Yield shapes with a key that is not after their first task, by these keys; only the first are looked at.
+
+        Those that are shut are not among them.
+        """
         firsts = self._firsts.get(ordering)
         if firsts is None:
-            firsts = self._firsts[ordering] = _Firsts(ordering, self.shapes.values())
+            is_open = (shape for shape in self.shapes.values() if not shape.is_shut)
+            firsts = self._firsts[ordering] = _Firsts(ordering, is_open)
         return firsts.in_order()
 
 

@@ -12,7 +12,21 @@ import msgspec
 
 from events.base import Position
 from events.task import TaskStatus
-from projections import container, hold, inbox, node, pool, queue, schedule, service, session, shares, task, worker
+from projections import (
+    container,
+    hold,
+    inbox,
+    limit,
+    node,
+    pool,
+    queue,
+    schedule,
+    service,
+    session,
+    shares,
+    task,
+    worker,
+)
 from projections.memory import Slice
 
 if TYPE_CHECKING:
@@ -74,6 +88,8 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     accounts: list[shares.Account] = []
     awaited: dict[str, TaskStatus] = {}
     schedules: list[schedule.Schedule] = []
+    limits: list[limit.Limit] = []
+    uses: list[limit.KeyUse] = []
 
 
 _encoder = msgspec.msgpack.Encoder()

@@ -21,6 +21,7 @@ from events.errors import Corrupt
 from events.resources import NONE, Resources
 from events.retry import RetryPolicy
 from events.task import (
+    Debounce,
     Occurrence,
     Payload,
     Scalar,
@@ -146,6 +147,7 @@ class Task(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults=Tr
     resumes: int = 0
     requeued_from: str = ""
     attributes: dict[str, Scalar] = {}
+    debounce: Debounce | None = None
 
     @property
     def is_paused(self) -> bool:
@@ -271,7 +273,7 @@ def evolve(task: Task | None, event: AnyTaskEvent, stamp: Stamp) -> Task:
     kind = type(event)
     if task is None:
         if kind is TaskSubmitted:
-            return _submitted(event, stamp)  # type: ignore[arg-type]  # its exact type was checked above
+            return submitted_as(event, stamp)  # type: ignore[arg-type]  # its exact type was checked above
         missing(event, stamp)
     if kind is TaskSubmitted:
         existing(event, stamp)
@@ -283,7 +285,8 @@ def evolve(task: Task | None, event: AnyTaskEvent, stamp: Stamp) -> Task:
     return step(task, event, stamp)
 
 
-def _submitted(event: TaskSubmitted, stamp: Stamp) -> Task:
+def submitted_as(event: TaskSubmitted, stamp: Stamp) -> Task:
+    """Return the task that is submitted with *event*."""
     task = Task(
         task_id=event.task_id,
         task_name=event.task_name,
@@ -313,9 +316,11 @@ def _submitted(event: TaskSubmitted, stamp: Stamp) -> Task:
         time_limits=event.time_limits,
         occurrence=event.occurrence,
         attributes=event.attributes,
+        debounce=event.debounce,
     )
-    if event.not_before is not None:
-        return msgspec.structs.replace(task, retry_at=event.not_before)
+    if event.not_before is not None or event.debounce is not None:
+        first = max(event.not_before or 0.0, 0.0 if event.debounce is None else event.debounce.until)
+        return msgspec.structs.replace(task, retry_at=first)
     return task
 
 

@@ -32,16 +32,31 @@ from events.errors import Corrupt
 from events.hold import HoldEvent
 from events.idempotency import IdempotencyForgotten
 from events.inbox import InboxEvent
+from events.limit import LimitEvent
 from events.node import NodeEvent
 from events.pool import PoolAllocated, PoolEvent, PoolReleased
 from events.queue import QueueEvent
 from events.schedule import ScheduleEvent
 from events.service import ServiceEvent
 from events.session import SessionEvent
-from events.task import TaskAttemptFailed, TaskEvent, TaskFailed, TaskStatus
+from events.task import TaskAttemptFailed, TaskEvent, TaskFailed, TaskStarted, TaskStatus
 from events.task_pause import TaskPaused
 from events.worker import WorkerEvent
-from projections import container, hold, inbox, node, pool, queue, schedule, service, session, shares, task, worker
+from projections import (
+    container,
+    hold,
+    inbox,
+    limit,
+    node,
+    pool,
+    queue,
+    schedule,
+    service,
+    session,
+    shares,
+    task,
+    worker,
+)
 from projections.indexes import Indexes
 from projections.latest import KEPT
 from projections.memory import COMMAND, HARD_S, KEY, SOFT_S, TASK, Memory
@@ -83,6 +98,8 @@ class World:
         self.queues: dict[str, queue.Queue] = {}
         self.holds: dict[str, hold.Hold] = {}
         self.accounts: dict[str, shares.Account] = {}
+        self.limits: dict[str, limit.Limit] = {}
+        self.uses: dict[str, limit.KeyUse] = {}
         self.memory = Memory()
         self.remembers_since = 0.0
         self.totals: dict[str, int] = {}
@@ -101,6 +118,7 @@ class World:
         self.unfoldable = ""
         self.restored_at = 0.0
         self.indexes = Indexes()
+        self.indexes.keyed.limits, self.indexes.keyed.uses = self.limits, self.uses
         self._ended: dict[str, OrderedDict[str, float]] = {kind: OrderedDict() for kind in _TABLES}
         self._folds = _folds(self)
 
@@ -360,6 +378,8 @@ _TABLES = {
     "queues": ("queue_id", "queue_changed"),  # before the tasks, which are grouped by what queues say
     "holds": ("hold_id", "hold_changed"),  # before the tasks, which some of them keep from the workers
     "accounts": ("name", ""),
+    "limits": ("limit_id", ""),
+    "uses": ("key", ""),
     "containers": ("container_id", "container_changed"),
     "services": ("service_id", "service_changed"),
     "tasks": ("task_id", "task_changed"),
@@ -383,6 +403,7 @@ def _folds(world: World) -> dict[type[Event], Callable[[Any, Stamp], None]]:
         PoolEvent: _fold_pool(world),
         QueueEvent: _fold_queue(world),
         HoldEvent: _fold_hold(world),
+        LimitEvent: _fold_limit(world),
         SessionEvent: _fold(world, "sessions", session.evolve),
         InboxEvent: _fold(world, "inboxes", inbox.evolve),
         ScheduleEvent: _fold(world, "schedules", schedule.evolve),
@@ -466,19 +487,61 @@ def _fold_hold(world: World) -> Callable[[Any, Stamp], None]:
     return fold
 
 
+def _fold_limit(world: World) -> Callable[[Any, Stamp], None]:
+    limits, uses = world.limits, world.uses
+
+    def fold(event: Any, stamp: Stamp) -> None:
+        before = limits.get(event.limit_id)
+        after = limit.evolve(before, event, stamp)
+        if after is None:
+            del limits[event.limit_id]
+        else:
+            limits[event.limit_id] = after
+        if after is None or before is None or before.terms.by != after.terms.by:
+            for key in [key for key in uses if limit.limit_of(key) == event.limit_id]:
+                del uses[key]
+        world.indexes.limits_changed(world.tasks)
+
+    return fold
+
+
+def _note_use(world: World, keys: tuple[str, ...], after: task.Task, event: TaskEvent, stamp: Stamp) -> None:
+    """Note when a task of these keys started or ended, where a limit asks for it."""
+    uses = world.uses
+    for key in keys:
+        terms = world.limits[limit.limit_of(key)].terms
+        known = uses.get(key)
+        if type(event) is TaskStarted and terms.starts is not None:
+            now_used = limit.used(known, key, terms, started_at=stamp.time)
+        elif after.is_ended and terms.cooldown_s and after.attempt:
+            now_used = limit.KeyUse(key, () if known is None else known.starts, stamp.time, after.task_id)
+        else:
+            continue
+        uses.pop(key, None)  # those that were used last are the last
+        uses[key] = now_used
+        oldest = next(iter(uses))
+        its = world.limits.get(limit.limit_of(oldest))
+        if len(uses) > limit.MOST_USES or limit.is_spent(uses[oldest], None if its is None else its.terms, stamp.time):
+            del uses[oldest]
+        world.indexes.keyed.look(key)
+
+
 def _fold_task(world: World) -> Callable[[Any, Stamp], None]:
     table, evolve, indexes, update_index = world.tasks, task.evolve, world.indexes, world.indexes.task_changed
     ended, totals = world._ended["tasks"], world.totals  # noqa: SLF001  # a part of the world, apart for speed
     pending, running = TaskStatus.PENDING, TaskStatus.RUNNING
     names = {status: f"tasks_{status.value}" for status in TaskStatus}
-    dependants, awaited = world.indexes.dependants.of, world.awaited
+    dependants, awaited, keyed = world.indexes.dependants.of, world.awaited, world.indexes.keyed
 
     def fold(event: Any, stamp: Stamp) -> None:
         task_id = event.task_id
         before = table.get(task_id)
         after = table[task_id] = evolve(before, event, stamp)
+        keys = keyed.of.get(task_id)
         update_index(before, after)
         status = after.status
+        if keys is not None:
+            _note_use(world, keys, after, event, stamp)
         if indexes.is_accounted and before is not None and before.status is running and status is not running:
             _charge(world, before, event, stamp)
         if before is None:

@@ -99,6 +99,7 @@ STORY: tuple[Step, ...] = (
     ("queue.resume", {"queue_id": "default"}),
     "queue.set_policy",
     *("hold.place", "hold.get", "hold.list", "hold.lift", "task.find"),
+    *("limit.define", "limit.get", "limit.list", "limit.delete"),
     *("schedule.define", "schedule.next", "schedule.pause", "schedule.resume", "schedule.backfill", "schedule.get"),
     *("schedule.list", "schedule.delete"),
     *("pool.define", "pool.allocate", "pool.get", "pool.release", "inbox.list", "coordinator.stats"),

@@ -96,6 +96,8 @@ RECORDED: dict[str, str] = {
     "pool.defined": "when the capacity of a pool is set or changed.",
     "pool.allocated": "when a request fits and is granted.",
     "pool.released": "when the resources of a request are released.",
+    "limit.defined": "when `define_limit` names a new limit or other terms.",
+    "limit.deleted": "when `delete_limit` is called on a limit that is the parent of none.",
     "queue.defined": "when `define_queue` names a new queue or another weight.",
     "queue.policy_set": "when `set_policy` says another policy; also in the first commit of a reign whose settings do, "
     "unless the policy came by a command.",

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from coordinator.cli.connection import TENANT, TRACEPARENT, URL, asking
-from coordinator.cli.output import Moment, Number, moment, output_options, show, show_json, show_one
+from coordinator.cli.output import Attribute, Moment, Number, moment, output_options, show, show_json, show_one
 from coordinator.cli.query import LIMIT, PAGE, SECONDS, given_payload, time_limits_of
+from coordinator.cli.retries import retry_of, retry_options
 from coordinator.client.paging import listed
 from coordinator.commands.schedule import (
     BackfillSchedule,
@@ -87,11 +88,18 @@ def schedule() -> None:
 )
 @click.option("--payload", help="JSON passed to the handler.")
 @click.option("--priority", type=int, default=0, help="A higher number runs first (strategy PRIORITY).")
+@click.option("--queue", default="", help="Queue; by default that named `default`.")
+@click.option("--key", default="", help="Whose share of the queue they take of, where keys share it.")
+@click.option(
+    "--attribute", "attributes", metavar="NAME=VALUE", type=Attribute(), multiple=True,
+    help="What filters and limits may know of them. Repeatable.",
+)  # fmt: skip
 @click.option("--timeout", type=LIMIT, help="Time limit of one attempt in seconds.")
 @click.option("--start-within", type=LIMIT, help="Time limit of the wait for a worker in seconds.")
 @click.option("--finish-within", type=LIMIT, help="Time limit of all attempts together in seconds.")
 @click.option("--heartbeat", type=LIMIT, help="Fail an attempt that reports nothing for this many seconds.")
 @click.option("--max-retries", type=int, help="Retries after the first attempt.")
+@retry_options
 @TENANT
 @TRACEPARENT
 @URL
@@ -117,6 +125,10 @@ def schedule_define(
             max_retries=options["max_retries"],
             payload=given_payload(options["payload"]),
             time_limits=time_limits_of(options),
+            queue=options["queue"],
+            fairness_key=options["key"],
+            retry=retry_of(options),
+            attributes=dict(options["attributes"]),
         ),
         cron=options["cron"],
         every_s=options["every"],

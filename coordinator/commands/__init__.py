@@ -14,6 +14,7 @@ from coordinator.commands import (
     container,
     explain,
     hold,
+    limit,
     node,
     pool,
     queue,
@@ -27,7 +28,22 @@ from coordinator.commands import (
 from coordinator.commands.command import Command
 
 KINDS = (
-    *(task, cancel_ladder, explain, task_pause, queue, hold, schedule, worker, service, container, session, node, pool),
+    *(
+        task,
+        cancel_ladder,
+        explain,
+        task_pause,
+        queue,
+        hold,
+        limit,
+        schedule,
+        worker,
+        service,
+        container,
+        session,
+        node,
+        pool,
+    ),
     cluster,
 )
 

@@ -359,6 +359,15 @@ LAG: dict[str, Any] = {
 
 QUEUE: dict[str, Any] = {"queue_id": "reports", "defined": [40, 0], "weight": 2.0}
 
+LIMIT: dict[str, Any] = {
+    "limit_id": "per_customer",
+    "defined": [41, 0],
+    "defined_at": 1795967531.65,
+    "terms": {"by": "attributes.customer", "running": 2},
+    "defined_by": "planning",
+    "reason": "fair use",
+}
+
 QUEUE_PAUSED: dict[str, Any] = {
     "queue_id": "default",
     "defined": [2, 1],

@@ -37,8 +37,8 @@ class SubmitTask(Command[str], frozen=True, kw_only=True, gc=False):
 
     KIND, VERB = "task", "submit"
     REFUSALS = frozenset({
-        "bad_after", "bad_number", "bad_payload", "bad_priority", "bad_retry", "bad_text", "bad_time", "id_taken",
-        "memory_full", "payload_too_large", "queue_full", "quota", "rate_limited", "too_large", "too_many",
+        "bad_after", "bad_attributes", "bad_number", "bad_payload", "bad_priority", "bad_retry", "bad_text", "bad_time",
+        "busy", "id_taken", "memory_full", "payload_too_large", "queue_full", "quota", "rate_limited", "too_many",
         "unknown_predecessor", "unknown_queue",
     })  # fmt: skip
     EXAMPLE = Example({"task_id": "task_1", "task_name": "add", "priority": 5, "payload": PAYLOAD}, "task_1")

@@ -111,6 +111,10 @@ def delete(world: World, command: DeleteQueue, context: DecisionContext) -> Even
     if pending or running:
         msg = f"queue {name!r} has {pending} pending and {running} running tasks: let them end, or cancel them, first"
         raise Refused(msg, reason="queue_in_use")
+    schedules = [one.schedule_id for one in world.schedules.values() if one.task is not None and one.task.queue == name]
+    if schedules:
+        msg = f"queue {name!r} is that of {len(schedules)} schedules such as {schedules[0]!r}: change these first"
+        raise Refused(msg, reason="queue_in_use")
     return (QueueDeleted(queue_id=name, reason=command.reason),)
 
 

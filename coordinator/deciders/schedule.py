@@ -25,6 +25,8 @@ from coordinator.commands.schedule import (
 )
 from coordinator.commands.task import SubmitTask
 from coordinator.commands.validation import check_number, check_text
+from coordinator.deciders import limit
+from coordinator.deciders.queue import check_queue
 from coordinator.deciders.rules import Decider, Teller, check_churn, standing
 from coordinator.deciders.slots import check_timing, newest_first, next_after
 from coordinator.deciders.submission import submission
@@ -46,6 +48,7 @@ from events.schedule import (
     Timing,
 )
 from events.task import Occurrence, TaskCancelled, TaskSubmitted
+from projections.queue import name_of
 from projections.schedule import fires_at
 
 if TYPE_CHECKING:
@@ -118,6 +121,8 @@ def _content(world: World, command: DefineSchedule, context: DecisionContext) ->
     given = command.task
     asked = {name: getattr(given, name) for name in given.__struct_fields__}
     as_submitted = submission(world, SubmitTask(task_id="of_a_slot", **asked), context)
+    if as_submitted.queue:
+        check_queue(world, as_submitted.queue)
     return msgspec.structs.replace(given, max_retries=as_submitted.max_retries, time_limits=as_submitted.time_limits)
 
 
@@ -220,7 +225,7 @@ def due(world: World, context: DecisionContext) -> Iterator[Event]:
     for schedule_id in tuple(world.indexes.due_schedules(context.now)):
         if not _has_room(world, context.rules):
             return  # all of them wait: the queue is as full as it may be
-        yield from _due_for(world, schedule_id, context.now)
+        yield from _due_for(world, schedule_id, context)
 
 
 def _has_room(world: World, rules: Rules) -> bool:
@@ -231,10 +236,11 @@ def _has_room(world: World, rules: Rules) -> bool:
     return True
 
 
-def _due_for(world: World, schedule_id: str, now: float) -> Iterator[Event]:
+def _due_for(world: World, schedule_id: str, context: DecisionContext) -> Iterator[Event]:
+    now = context.now
     schedule = world.schedules[schedule_id]
     if schedule.queued and not _runs(world, schedule):
-        yield from _fire(world, schedule, schedule.queued[0], schedule.next_slot)
+        yield from _fire(world, schedule, schedule.queued[0], schedule.next_slot)  # it has waited: it is in the queue
         schedule = world.schedules[schedule_id]
     first = schedule.next_slot
     if first is None or fires_at(schedule, first) > now:
@@ -249,7 +255,7 @@ def _due_for(world: World, schedule_id: str, now: float) -> Iterator[Event]:
             next_slot=slots[0] if slots else following,
         )
     for slot, then in zip(slots, (*slots[1:], following), strict=False):
-        yield from _occur(world, world.schedules[schedule_id], slot, then)
+        yield from _occur(world, world.schedules[schedule_id], slot, then, context)
 
 
 def _slots_due(schedule: Schedule, first: int, now: float) -> tuple[list[int], int | None, int | None]:
@@ -282,7 +288,7 @@ def _slots_due(schedule: Schedule, first: int, now: float) -> tuple[list[int], i
     return slots[::-1], missed, next_after(schedule.timing, newest) if ahead is None else ahead
 
 
-def _occur(world: World, schedule: Schedule, slot: int, then: int | None) -> Iterator[Event]:
+def _occur(world: World, schedule: Schedule, slot: int, then: int | None, context: DecisionContext) -> Iterator[Event]:
     """Yield what a slot leads to while the task before it may not have ended."""
     schedule_id = schedule.schedule_id
     runs = _runs(world, schedule)
@@ -297,13 +303,26 @@ def _occur(world: World, schedule: Schedule, slot: int, then: int | None) -> Ite
         reason = "overlap" if schedule.overlap is Overlap.SKIP else "queue_full"
         yield ScheduleSkipped(schedule_id=schedule_id, slot=slot, through=slot, reason=reason, next_slot=then)
         return
-    yield from _fire(world, schedule, slot, then)
+    first: Events = ()
+    event = _submitted(schedule, slot)
+    if world.limits and not _is_known(world, schedule, slot):
+        try:
+            event, first, existing = limit.admitted(world, event, schedule.tenant, context)
+        except Refused:
+            existing = "another"
+        if existing:
+            yield ScheduleSkipped(schedule_id=schedule_id, slot=slot, through=slot, reason="busy", next_slot=then)
+            return
+    yield from first
+    yield from _fire(world, schedule, slot, then, event)
 
 
-def _fire(world: World, schedule: Schedule, slot: int, then: int | None) -> Iterator[Event]:
+def _fire(
+    world: World, schedule: Schedule, slot: int, then: int | None, event: TaskSubmitted | None = None
+) -> Iterator[Event]:
     """Yield the task of a slot, unless it is there already, and then that the slot was fired."""
     if not _is_known(world, schedule, slot):
-        yield _submitted(schedule, slot)
+        yield _submitted(schedule, slot) if event is None else event
     yield ScheduleFired(
         schedule_id=schedule.schedule_id,
         slot=slot,
@@ -327,6 +346,10 @@ def _submitted(schedule: Schedule, slot: int) -> TaskSubmitted:
         payload=task.payload,
         program=task.program,
         time_limits=task.time_limits,
+        queue=name_of(task.queue),
+        fairness_key=task.fairness_key,
+        retry=task.retry,
+        attributes=task.attributes,
         occurrence=Occurrence(schedule_id=schedule.schedule_id, slot=slot, source=schedule.source),
     )
 

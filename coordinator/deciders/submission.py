@@ -76,14 +76,7 @@ def submission(world: World, command: SubmitTask, context: DecisionContext) -> T
         check_number("timeout_s", command.timeout_s, LEAST_S, MOST_S)
     if command.max_retries is not None:
         check_number("max_retries", command.max_retries, 0, 1000)
-    if command.retry is not None:
-        check_policy(command.retry)
-    if command.requeued_from:
-        checked(command.requeued_from, "requeued_from")
-    if command.attributes:
-        check_attributes(command.attributes)
-    if command.after is not None:
-        dependencies.check_after(command.task_id, command.after)
+    _check_rare(command)
     return TaskSubmitted(
         task_id=command.task_id,
         task_name=command.task_name,
@@ -106,6 +99,18 @@ def submission(world: World, command: SubmitTask, context: DecisionContext) -> T
         time_limits=None if command.time_limits is None else checked_limits(command.time_limits),
         attributes=command.attributes,
     )
+
+
+def _check_rare(command: SubmitTask) -> None:
+    """Check the fields that few tasks have."""
+    if command.retry is not None:
+        check_policy(command.retry)
+    if command.requeued_from:
+        checked(command.requeued_from, "requeued_from")
+    if command.attributes:
+        check_attributes(command.attributes)
+    if command.after is not None:
+        dependencies.check_after(command.task_id, command.after)
 
 
 def same_key(world: World, keyed: KeyedTask, command: SubmitTask, event: TaskSubmitted) -> None:
@@ -150,12 +155,12 @@ def check_attributes(attributes: Mapping[str, Scalar]) -> None:
     """
     if len(attributes) > ATTRIBUTES_MAX:
         msg = f"attributes has {len(attributes)} names: use at most {ATTRIBUTES_MAX}"
-        raise Refused(msg, reason="too_many")
+        raise Refused(msg, reason="bad_attributes")
     size = 0
     for name, value in attributes.items():
         if not (name.isidentifier() and name.isascii()):
             msg = f"attributes: {shown(name)} is not a name: use letters, digits and _, and no digit first"
-            raise Refused(msg, reason="bad_text")
+            raise Refused(msg, reason="bad_attributes")
         if isinstance(value, str):
             check_text(f"attributes.{name}", value, ATTRIBUTES_BYTES_MAX)
         elif not isfinite(value) or abs(value) > AMOUNT_MAX:
@@ -163,7 +168,7 @@ def check_attributes(attributes: Mapping[str, Scalar]) -> None:
         size += len(name.encode()) + len(str(value).encode(errors="replace"))
     if size > ATTRIBUTES_BYTES_MAX:
         msg = f"attributes has {size} bytes: use at most {ATTRIBUTES_BYTES_MAX}; put more into the payload"
-        raise Refused(msg, reason="too_large")
+        raise Refused(msg, reason="bad_attributes")
 
 
 def check_payload(name: str, payload: Payload | None, rules: Rules) -> None:

@@ -23,7 +23,7 @@ from coordinator.commands.task import (
     SubmitTask,
 )
 from coordinator.commands.validation import AMOUNT_MAX, check_number, check_text, shortened, shortened_begin
-from coordinator.deciders import cancel_ladder, dependencies
+from coordinator.deciders import cancel_ladder, dependencies, limit
 from coordinator.deciders.first_start import too_early
 from coordinator.deciders.housing import is_frozen
 from coordinator.deciders.queue import check_queue
@@ -98,9 +98,14 @@ def submit(world: World, command: SubmitTask, context: DecisionContext) -> Event
     check_room(world, context.rules)
     if command.payload is not None:
         check_new_payload(world, command.payload, context)
+    first: Events = ()
+    if world.limits:
+        submitted, first, existing = limit.admitted(world, submitted, context.tenant, context)
+        if existing:
+            return ()
     if command.after is not None:
-        return dependencies.submitted(world, submitted, command.after)
-    return (submitted,)
+        return (*first, *dependencies.submitted(world, submitted, command.after))
+    return (*first, submitted)
 
 
 def check_room(world: World, rules: Rules, count: int = 1) -> None:
@@ -526,6 +531,8 @@ def _submitted_id(world: World, command: SubmitTask, context: DecisionContext, d
         keyed = world.keyed_task(context.tenant, command.idempotency_key)
         if keyed is not None:
             return keyed.task_id
+    if world.limits and not world.knows_task(command.task_id):  # a limit says that another task is meant
+        return limit.existing(world, submission(world, command, context), context)
     return command.task_id
 
 

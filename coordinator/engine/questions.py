@@ -14,6 +14,7 @@ from coordinator.commands.command import Command
 from coordinator.commands.container import GetContainer, ListContainers
 from coordinator.commands.explain import ExplainTask
 from coordinator.commands.hold import GetHold, HoldView, ListHolds
+from coordinator.commands.limit import GetLimit, ListLimits
 from coordinator.commands.node import ListNodes
 from coordinator.commands.pool import GetPool
 from coordinator.commands.queue import GetQueue, ListQueues
@@ -28,6 +29,7 @@ from coordinator.deciders.rules import Rules, not_found, standing
 from coordinator.deciders.service import living
 from coordinator.deciders.slots import local_time, next_after
 from coordinator.deciders.worker import check_wanted
+from coordinator.engine.limit_views import limit_view, limit_views
 from coordinator.engine.queue_views import queue_view, queue_views, queues_of
 from coordinator.placement.explain import explain
 from coordinator.placement.matching import offered
@@ -44,6 +46,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
     from coordinator.deciders.signs import Signs
+    from projections.container import Container
     from projections.hold import Hold
     from projections.pool import Pool
     from projections.schedule import Schedule
@@ -72,8 +75,7 @@ def ask(world: World, signs: Signs, question: Command, heard_now: float, rules: 
     Answer one question; a list comes as an iterator, so that no more of it is made than is wanted.
 
     Raises:
-        NotFound: the entity does not exist.
-        Refused: the question is malformed.
+        NotFound, Refused: the entity does not exist; the question is malformed.
     """
     match question:
         case FindServices():
@@ -87,12 +89,11 @@ def ask(world: World, signs: Signs, question: Command, heard_now: float, rules: 
         case GetHealthHistory():
             return islice(health_history(signs, living(world, question.service_id)), _limit(question.limit))
         case ListTasks():
-            return (_listed(world, task) for task in _page(world.tasks, _newest_tasks(world, question), question))
+            return _listed_tasks(world, question)
         case FindTasks():
             return find_tasks(world, question)
         case ListContainers():
-            containers = _page(world.containers, reversed(world.containers), question)
-            return (msgspec.structs.replace(container, environment={}) for container in containers)
+            return map(_without_environment, _page(world.containers, reversed(world.containers), question))
         case ListWorkers():
             return _page(world.workers, reversed(world.workers), question)
         case ListNodes():
@@ -108,8 +109,11 @@ def ask(world: World, signs: Signs, question: Command, heard_now: float, rules: 
         case GetQueue():
             return queue_view(world, one_of(queues_of(world), question.queue_id, "queue"))
         case ListQueues():
-            queues = queues_of(world)
-            return queue_views(world, _page(queues, iter(queues), question))
+            return queue_views(world, _sorted(queues_of(world), question))
+        case GetLimit():
+            return limit_view(world, one_of(world.limits, question.limit_id, "limit"))
+        case ListLimits():
+            return limit_views(world, _sorted(world.limits, question))
         case GetHold():
             return _hold(world, one_of(world.holds, question.hold_id, "hold"))
         case ListHolds():
@@ -125,8 +129,19 @@ def ask(world: World, signs: Signs, question: Command, heard_now: float, rules: 
         case GetStats():
             return stats(world)
         case _:
-            msg = f"{type(question).__name__} is not a question"
-            raise Refused(msg)
+            raise Refused(f"{type(question).__name__} is not a question")
+
+
+def _sorted(things: Mapping[str, Thing], question: ListQueues | ListLimits) -> Iterator[Thing]:
+    return _page(things, iter(sorted(things)), question)
+
+
+def _without_environment(container: Container) -> Container:
+    return msgspec.structs.replace(container, environment={})
+
+
+def _without_large(task: Task) -> Task:
+    return msgspec.structs.replace(task, payload=None, result=None, checkpoint=None, attempts=())
 
 
 def _waiting(world: World, task: Task) -> Task:
@@ -137,14 +152,15 @@ def _waiting(world: World, task: Task) -> Task:
     return msgspec.structs.replace(task, waiting_for=left)
 
 
+def _listed_tasks(world: World, question: ListTasks) -> Iterator[Task]:
+    tasks = _page(world.tasks, _newest_tasks(world, question), question)
+    return (_without_large(_waiting(world, task)) for task in tasks)
+
+
 def _newest_tasks(world: World, question: ListTasks) -> Iterator[str]:
     if question.paused:
         return iter(()) if question.status not in (None, TaskStatus.PENDING) else reversed(world.indexes.paused)
     return reversed(world.tasks if question.status is None else world.indexes.tasks[question.status])
-
-
-def _listed(world: World, task: Task) -> Task:
-    return msgspec.structs.replace(_waiting(world, task), payload=None, result=None, checkpoint=None, attempts=())
 
 
 def find_tasks(world: World, question: FindTasks) -> TasksFound:
@@ -156,7 +172,7 @@ def find_tasks(world: World, question: FindTasks) -> TasksFound:
     for last in islice(ids, MOST_LOOKED_AT // (1 + len(question.where) // FILTER_CHARS)):
         task = world.tasks[last]
         if (status is None or task.status is status) and (not question.paused or task.is_paused) and meets(task):
-            found.append(_listed(world, task))
+            found.append(_without_large(_waiting(world, task)))
             if len(found) == limit:
                 break
     return TasksFound(tasks=found, next="" if next(ids, None) is None else last)

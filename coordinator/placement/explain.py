@@ -19,6 +19,7 @@ from coordinator.placement.sources import ordering_of
 from events.queue import DEFAULT
 from events.resources import NONE, Resources
 from events.task import TaskStatus
+from projections.limit import limit_of, opens_at
 from projections.queue import policy_of
 from projections.worker import WorkerStatus
 
@@ -97,6 +98,7 @@ def _pending(world: World, signs: Signs, task: Task, rules: Rules, heard_now: fl
             *_of_task(world, task),
             *_of_holds(world, task),
             *_of_queue(world, task),
+            *_of_limits(world, task),
             *_of_fleet(world, task, rules),
             *_of_workers(world, task, fits),
             *_of_order(world, task, ahead, counts),
@@ -168,11 +170,37 @@ def _of_task(world: World, task: Task) -> Iterator[Reason]:
             blockers=[Blocker(kind="task", id=one) for one in left[:MOST_BLOCKERS]],
         )
     if task.retry_at > now and task.task_id in world.indexes.parked_members:
+        in_s = f"in {task.retry_at - now:.1f} s"
+        if task.attempt:
+            why = f"attempt {task.attempt} failed ({task.error or 'without a message'}); the next one may begin {in_s}"
+            yield Reason(code="back_off", tier=Tier.ITSELF, text=why)
+        elif task.debounce is not None and task.debounce.until >= (task.not_before or 0.0):
+            why = f"a limit lets it wait for another task to take its place; else it may begin {in_s}"
+            yield Reason(code="debounced", tier=Tier.ITSELF, text=why)
+        else:
+            why = f"it was submitted to begin later: it may begin {in_s}"
+            yield Reason(code="not_before", tier=Tier.ITSELF, text=why)
+
+
+def _of_limits(world: World, task: Task) -> Iterator[Reason]:
+    """Yield which limits let no task of its keys start now."""
+    keyed, now = world.indexes.keyed, world.indexes.now
+    for key in keyed.keys(task):
+        if keyed.room(key) > 0:
+            continue
+        limit = world.limits[limit_of(key)]
+        running = keyed.running.get(key, ())
+        opens = opens_at(limit.terms, world.uses.get(key))
+        if opens > now:
+            code, text = "key_rests", f"{key!r} may have no start for {opens - now:.1f} s"
+        else:
+            code, text = "key_full", f"{len(running)} tasks of {key!r} run, as many as may"
         yield Reason(
-            code="back_off",
+            code=code,
             tier=Tier.ITSELF,
-            text=f"attempt {task.attempt} failed ({task.error or 'without a message'}); "
-            f"the next one may begin in {task.retry_at - now:.1f} s",
+            text=f"{text}, by the limit {limit.limit_id}",
+            blockers=_oldest(world, running),
+            change=f"coordinator limit define {limit.limit_id}, with more",
         )
 
 

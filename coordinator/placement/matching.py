@@ -65,11 +65,12 @@ def schedule(
     it: these get no others of the queues for which it chooses. If it is None there is no such policy, or it failed, and
     they get tasks by priority.
     """
-    sources, is_accounted = Sources(world, with_choice=chosen is not None), world.indexes.is_accounted
+    sources = Sources(world, with_choice=chosen is not None)
+    is_counted = world.indexes.is_accounted or bool(world.limits)
     taken: set[str] = set()
     capacities = _capacities(world, claims, loads, containers)
     if chosen is not None:
-        for event in _chosen(world, claims, capacities, filters, chosen, sources):
+        for event in _chosen(claims, capacities, filters, chosen, sources):
             if len(taken) == most:
                 return
             taken.add(event.task_id)
@@ -92,7 +93,7 @@ def schedule(
                 heapq.heappop(candidates)
             continue
         taken.add(task.task_id)
-        if is_accounted:
+        if is_counted:
             sources.note(task)
         yield candidate.assign(task)
         one.note_assigned()
@@ -153,7 +154,6 @@ def rounds_taken(world: World, claims: Sequence[WaitingClaim], started: Sequence
 
 
 def _chosen(
-    world: World,
     claims: Sequence[WaitingClaim],
     capacities: Mapping[str, _Capacity | None],
     filters: Mapping[str, ClaimFilter],
@@ -171,8 +171,7 @@ def _chosen(
         source = sources.of("", capacity.worker.handles, only)
         while candidate and (task := source.take(candidate, taken)) is not None:
             taken.add(task.task_id)
-            if world.indexes.is_accounted:
-                sources.note(task)
+            sources.note(task)
             yield candidate.assign(task)
 
 

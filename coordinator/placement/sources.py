@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from events.queue import FairShare, Policy
     from events.resources import Resources
+    from projections.keyed import Keyed
     from projections.lanes import LaneName, Lanes
     from projections.ready import Key, ReadyTasks, Shape
     from projections.task import Task
@@ -68,6 +69,7 @@ class Sources:
         self._chosen_for = frozenset(map(name_of, custom_queues(world))) if with_choice else frozenset[str]()
         self._of: dict[tuple[str, tuple[str, ...], ClaimFilter], Source] = {}
         self._usage = _Usage(world)
+        self._limits = _Limits(world.indexes.keyed)
 
     def of(self, strategy: str, handles: tuple[str, ...], wanted: ClaimFilter) -> Source:
         """Return what a claim may take that names *strategy*, '' for the policies of the queues."""
@@ -78,8 +80,11 @@ class Sources:
         return found
 
     def note(self, task: Task) -> None:
-        """Count a task that was given to a claim in the share it takes of, if there are any."""
-        self._usage.note(task)
+        """Count a task that was given to a claim in the share it takes of and the keys of limits, if there are any."""
+        if self._world.indexes.is_accounted:
+            self._usage.note(task)
+        if self._world.limits:
+            self._limits.note(task)
 
     def _made(self, strategy: str, handles: tuple[str, ...], wanted: ClaimFilter) -> Source:
         indexes = self._world.indexes
@@ -94,7 +99,7 @@ class Sources:
                 names.intersection_update(wanted.task_names)
         queues = self._grouped(lanes, wanted.queues, is_live=not strategy and not wanted.task_ids)
         if wanted.task_ids:
-            return _Named(self._world, wanted.task_ids, lanes, queues, names)
+            return _Named(self._world, wanted.task_ids, lanes, queues, names, self._limits)
         made = {name_in(queue): self._of_queue(queue, groups, strategy, names) for queue, groups in queues.items()}
         if len(made) == 1:
             return next(iter(made.values()))
@@ -125,8 +130,11 @@ class Sources:
         policy = policy_of(self._world.queues, queue)
         ordering = ordering_of(policy, strategy)
         if len(lanes) == 1 or (strategy or policy.strategy) != "fair":
-            return Line([one for groups in lanes.values() for one in groups], ordering, names)
-        made = {name_in(lane.queue, lane.key): _Later(groups, ordering, names) for lane, groups in lanes.items()}
+            return Line([one for groups in lanes.values() for one in groups], ordering, names, self._limits)
+        made = {
+            name_in(lane.queue, lane.key): _Later(groups, ordering, names, self._limits)
+            for lane, groups in lanes.items()
+        }
         return _Shared(made, self._usage)
 
 
@@ -190,6 +198,29 @@ class _Usage:
         return 1.0 if share is None else share.weights.get(key, 1.0)
 
 
+class _Limits:
+    """The room that the keys of limits have, less what was given to claims in this turn."""
+
+    def __init__(self, keyed: Keyed) -> None:
+        self._keyed = keyed
+        self._left: dict[str, float] = {}
+
+    def allows(self, keys: tuple[str, ...]) -> bool:
+        """Return whether one more task with these keys may start."""
+        return all(self._room(key) > 0 for key in keys)
+
+    def note(self, task: Task) -> None:
+        """Count a task that was given to a claim."""
+        for key in self._keyed.keys(task):
+            self._left[key] = self._room(key) - 1
+
+    def _room(self, key: str) -> float:
+        left = self._left.get(key)
+        if left is None:
+            left = self._left[key] = self._keyed.room(key)
+        return left
+
+
 class _Shared:
     """Several sources, of which the one that has used least gives the next task."""
 
@@ -236,8 +267,10 @@ class _Shared:
 class _Later:
     """A line that is made when it is first wanted: most turns give tasks to few of many tenants."""
 
-    def __init__(self, groups: Sequence[ReadyTasks], ordering: str, names: Collection[str] | None) -> None:
-        self._of = (groups, ordering, names)
+    def __init__(
+        self, groups: Sequence[ReadyTasks], ordering: str, names: Collection[str] | None, limits: _Limits
+    ) -> None:
+        self._of = (groups, ordering, names, limits)
         self._line: Line | None = None
 
     @property
@@ -263,7 +296,9 @@ class _Named:
         lanes: Sequence[Lanes],
         queues: Collection[str],
         names: Collection[str] | None,
+        limits: _Limits,
     ) -> None:
+        self._keyed, self._limits = world.indexes.keyed, limits
         known = (task for task in map(world.tasks.get, dict.fromkeys(task_ids)) if task is not None)
         self._tasks = [
             task
@@ -283,7 +318,10 @@ class _Named:
 
     def take(self, candidate: Candidate, taken: set[str]) -> Task | None:
         """Take the first one that fits the claim and was not given to another."""
-        return next((task for task in self._tasks if task.task_id not in taken and candidate.fits(task)), None)
+        return next((task for task in self._tasks if task.task_id not in taken and self._fits(candidate, task)), None)
+
+    def _fits(self, candidate: Candidate, task: Task) -> bool:
+        return self._limits.allows(self._keyed.keys(task)) and candidate.fits(task)
 
 
 def _is_smaller(candidate: Candidate, no_fit: Sequence[Resources]) -> bool:
@@ -296,9 +334,12 @@ def _is_smaller(candidate: Candidate, no_fit: Sequence[Resources]) -> bool:
 class Line:
     """The ready tasks of some groups that claims with the same filter, of workers with the same `handles`, may take."""
 
-    def __init__(self, groups: Sequence[ReadyTasks], ordering: str, names: Collection[str] | None) -> None:
+    def __init__(
+        self, groups: Sequence[ReadyTasks], ordering: str, names: Collection[str] | None, limits: _Limits
+    ) -> None:
         self._ordering = ordering
-        self._heads: list[tuple[Key, int, Task, Iterator[tuple[Key, Task]]]] = []
+        self._limits = limits
+        self._heads: list[tuple[Key, int, Task, tuple[str, ...], Iterator[tuple[Key, Task]]]] = []
         self._opened = 0
         self._no_fit: list[Resources] = []
         self._unopened: Iterator[tuple[Key, Shape]] = _NO_MORE
@@ -323,14 +364,17 @@ class Line:
         passed = []
         found = None
         while found is None and self._open_first():
-            key, number, task, rest = heapq.heappop(self._heads)
+            head = heapq.heappop(self._heads)
+            _, number, task, keys, rest = head
+            if keys and not self._limits.allows(keys):
+                continue  # no task of its shape may start in this turn any more
             if task.task_id in taken:
-                self._push(rest, number)
+                self._push(rest, number, keys)
             elif candidate.fits(task):
                 found = task
-                self._push(rest, number)
+                self._push(rest, number, keys)
             else:
-                passed.append((key, number, task, rest))
+                passed.append(head)
         for head in passed:
             heapq.heappush(self._heads, head)
         if found is None and candidate.free is not None:
@@ -348,9 +392,9 @@ class Line:
     def _open(self, shape: Shape) -> None:
         if shape.members:
             self._opened += 1
-            self._push(shape.ordered(self._ordering), self._opened)
+            self._push(shape.ordered(self._ordering), self._opened, shape.key.keys)
 
-    def _push(self, rest: Iterator[tuple[Key, Task]], number: int) -> None:
+    def _push(self, rest: Iterator[tuple[Key, Task]], number: int, keys: tuple[str, ...]) -> None:
         for key, task in rest:
-            heapq.heappush(self._heads, (key, number, task, rest))
+            heapq.heappush(self._heads, (key, number, task, keys, rest))
             return

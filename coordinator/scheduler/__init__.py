@@ -10,9 +10,11 @@ if TYPE_CHECKING:
     from coordinator.scheduler.schedules import ScheduleInfo, Schedules
     from coordinator.scheduler.scheduling_policy import PolicyType, SchedulingPolicy
     from coordinator.scheduler.task_holds import TaskHolds
+    from coordinator.scheduler.task_limits import TaskLimits
     from coordinator.scheduler.task_queues import TaskQueues
     from coordinator.scheduler.task_scheduler import TaskInfo, TaskScheduler
     from events.after import After
+    from events.limit import WhenBusy
     from events.retry import RetryPolicy
     from events.schedule import Catchup, Overlap, ScheduleStatus
     from events.task import TaskStatus, TaskUsage
@@ -31,10 +33,12 @@ __all__ = [
     "SchedulingStrategy",
     "TaskHolds",
     "TaskInfo",
+    "TaskLimits",
     "TaskQueues",
     "TaskScheduler",
     "TaskStatus",
     "TaskUsage",
+    "WhenBusy",
 ]
 
 __getattr__ = lazy_exports(
@@ -53,9 +57,11 @@ __getattr__ = lazy_exports(
         "SchedulingStrategy": "coordinator.commands.task",
         "TaskHolds": "coordinator.scheduler.task_holds",
         "TaskInfo": "coordinator.scheduler.task_scheduler",
+        "TaskLimits": "coordinator.scheduler.task_limits",
         "TaskQueues": "coordinator.scheduler.task_queues",
         "TaskScheduler": "coordinator.scheduler.task_scheduler",
         "TaskStatus": "events.task",
         "TaskUsage": "events.task",
+        "WhenBusy": "events.limit",
     },
 )

@@ -14,7 +14,7 @@ from zoneinfo import ZoneInfo
 
 from coordinator.app.facade import Facade
 from coordinator.client.paging import listed
-from coordinator.commands.arguments import member, moment, number, text, whole
+from coordinator.commands.arguments import member, moment, number, retry_policy, scalars, text, whole
 from coordinator.commands.payloads import payload_of, value_of
 from coordinator.commands.schedule import (
     BackfillSchedule,
@@ -34,6 +34,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from coordinator.commands.schedule import Run
+    from events.retry import RetryPolicy
+    from events.task import Scalar
     from projections.schedule import Schedule
 
 
@@ -116,6 +118,15 @@ def _time_limits(start_within: Any, finish_within: Any, heartbeat: Any) -> TimeL
     )
 
 
+def _waiting(queue: Any, fairness_key: Any, retry: Any, attributes: Any) -> dict[str, Any]:
+    return {
+        "queue": text("queue", queue),
+        "fairness_key": text("fairness_key", fairness_key),
+        "retry": None if retry is None else retry_policy("retry", retry),
+        "attributes": {} if attributes is None else scalars("attributes", attributes),
+    }
+
+
 def _seconds(name: str, given: Any) -> float | None:
     return None if given is None else number(name, given)
 
@@ -146,20 +157,23 @@ class Schedules(Facade):
         start_within: float | None = None,
         finish_within: float | None = None,
         heartbeat: float | None = None,
+        queue: str = "",
+        fairness_key: str = "",
+        retry: RetryPolicy | None = None,
+        attributes: Mapping[str, Scalar] | None = None,
     ) -> ScheduleInfo:
         """
         Create a schedule, or change the one of this id, and return it.
 
-        Its slots are those of *cron* (five fields: minute, hour, day, month, weekday) in *time_zone*, or come *every*
-        so many whole seconds, counted from *start*; they lie between *start* and *end*, which have zones. Each is fired
-        up to *jitter* seconds later. *catchup* says which missed slots are fired: "none", the "last", or "all", the
+        Its slots are those of *cron* (minute, hour, day, month, weekday) in *time_zone*, or come *every* so many whole
+        seconds, counted from *start*; they lie between *start* and *end*, which have zones. Each is fired up to
+        *jitter* seconds later. *catchup* says which missed slots are fired: "none", the "last", or "all", the
         newest up to *catchup_most*; *overlap* what happens to a slot while the task before has not ended: it is left
         out ("skip"), waits ("queue"), or cancels that task ("cancel"). The rest is as in `TaskScheduler.submit_task`.
 
         Raises:
             Refused: an argument is invalid, or there are too many schedules.
         """
-        app = await self.opened()
         command = DefineSchedule(
             schedule_id=text("schedule_id", schedule_id),
             task=TaskContent(
@@ -170,8 +184,9 @@ class Schedules(Facade):
                 max_retries=None if max_retries is None else whole("max_retries", max_retries),
                 resources=Resources.parse(resources),
                 payload=payload_of(payload),
-                program=app.program,
+                program=(await self.opened()).program,
                 time_limits=_time_limits(start_within, finish_within, heartbeat),
+                **_waiting(queue, fairness_key, retry, attributes),
             ),
             **_timing(cron, every, time_zone, jitter, start, end),
             catchup=member("catchup", catchup, Catchup),

@@ -282,10 +282,6 @@ def _work(
     }
 
 
-def _identity(app: App, task_id: Any) -> dict[str, Any]:
-    return {"task_id": text("task_id", new_id("task") if task_id is None else task_id), "program": app.program}
-
-
 def _waiting(
     queue: Any, fairness_key: Any, idempotency_key: Any, retry: Any, after: Any, attributes: Any
 ) -> dict[str, Any]:
@@ -408,18 +404,18 @@ class TaskScheduler(Facade):
             attributes: what filters and limits may know of its content, such as `{"customer": "acme"}`; at most 16.
 
         Raises:
-            Refused: an argument is invalid, the queue does not exist, or too many tasks wait.
+            Refused: an argument is invalid, the queue does not exist, too many tasks wait, or a limit rejects it.
             NotFound: a task of *after* does not exist, or ended longer than 10 minutes ago.
             Unavailable: the coordinator did not answer; the task may have been submitted.
         """
-        app = await self.opened()
         command = SubmitTask(
-            **_identity(app, task_id),
+            task_id=text("task_id", new_id("task") if task_id is None else task_id),
             **_work(task_name, task_type, priority, timeout, max_retries, resources, payload),
+            program=(await self.opened()).program,
             **_waiting(queue, fairness_key, idempotency_key, retry, after, attributes),
             **_times(not_before, delay, start_within, finish_within, heartbeat),
         )
-        return str(await app.execute(with_attributes(command, self._paths)))
+        return str(await self.execute(with_attributes(command, self._paths)))
 
     async def get_next_task(
         self,

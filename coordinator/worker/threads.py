@@ -102,7 +102,7 @@ class Threads:
                 with self._lock:
                     self._at_work.pop(whom, None)
                     if whom in self._struck:
-                        _raise_in(threading.get_ident(), None)  # drops what was not raised yet
+                        _drop_unraised()
                         self._struck.discard(whom)
             except BaseException as error:  # noqa: BLE001  # it was raised just here, after the call
                 outcome = None, error
@@ -116,7 +116,25 @@ class Threads:
             future.set_result(outcome)
 
 
-def _raise_in(thread: int, error: type[BaseException] | None) -> bool:
-    """Let a thread raise *error* at its next bytecode, or with None drop what it has not raised yet."""
-    what = None if error is None else ctypes.py_object(error)
-    return bool(ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread), what))
+class _Unraised(BaseException):
+    """Takes the place of what was to be raised in a thread."""
+
+
+def _raise_in(thread: int, error: type[BaseException]) -> bool:
+    """Let a thread raise *error* at its next bytecode, instead of what it has not raised yet."""
+    return bool(ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread), ctypes.py_object(error)))
+
+
+def _drop_unraised() -> None:
+    """
+    Drop what this thread has not raised yet, by raising something else here.
+
+    To take it back, with NULL, is no way: up to Python 3.12 all threads would then look for it at each call, for ever,
+    and under a tracer of Python 3.11 do nothing else.
+    """
+    try:
+        _raise_in(threading.get_ident(), _Unraised)
+        while True:
+            pass
+    except _Unraised:
+        pass

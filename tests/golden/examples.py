@@ -49,6 +49,7 @@ from events.coordinator import (
 from events.hold import HoldExpired, HoldLifted, HoldPlaced
 from events.idempotency import IdempotencyForgotten
 from events.inbox import InboxGap, InboxRead, InboxRecorded, InboxRefused
+from events.limit import LimitDefined, LimitDeleted, Terms, WhenBusy
 from events.node import (
     NodeCordoned,
     NodeHeartbeat,
@@ -93,6 +94,7 @@ from events.service import (
 )
 from events.session import SessionBound, SessionClosed
 from events.task import (
+    Debounce,
     Occurrence,
     Payload,
     TaskAttemptFailed,
@@ -313,6 +315,12 @@ EXAMPLES: dict[str, Event] = {
         queue="reports",
         fairness_key="customer-7",
     ),
+    "task.submitted.v3.9": TaskSubmitted(
+        task_id="task_1",
+        task_name="summarize",
+        attributes={"customer": "acme", "pages": 12, "share": 0.5, "urgent": True},
+        debounce=Debounce(since=1_795_886_130.5, until=1_795_886_135.5),
+    ),
     "task.submitted.v3.2": TaskSubmitted(
         task_id="task_1",
         task_name="summarize",
@@ -501,6 +509,10 @@ EXAMPLES: dict[str, Event] = {
             payload=_INLINE,
             program="report-0f3c9a1b2d4e",
             time_limits=TimeLimits(start_within_s=60.5, finish_within_s=600.5, heartbeat_s=15.5),
+            queue="reports",
+            fairness_key="customer-7",
+            retry=_RETRY,
+            attributes={"customer": "acme"},
         ),
         next_slot=1_795_915_800,
         catchup=Catchup.ALL,
@@ -595,6 +607,24 @@ EXAMPLES: dict[str, Event] = {
     ),
     "hold.lifted.v1": HoldLifted(hold_id="acme", reason="they are ready"),
     "hold.expired.v1": HoldExpired(hold_id="acme"),
+    # limits
+    "limit.defined.v1": LimitDefined(
+        limit_id="per_customer",
+        terms=Terms(
+            by="attributes.customer",
+            running=2,
+            starts=60,
+            per_s=60.0,
+            pending=1000,
+            cooldown_s=1.5,
+            debounce_s=2.0,
+            debounce_most_s=30.0,
+            when_busy=WhenBusy.RETURN_EXISTING,
+            parent="everyone",
+        ),
+        reason="the model allows so much",
+    ),
+    "limit.deleted.v1": LimitDeleted(limit_id="per_customer", reason="not needed any more"),
     # sessions
     "session.bound.v1": SessionBound(session_id="session_1", container_id="ctr_1"),
     "session.bound.v2": SessionBound(session_id="session_1", container_id="ctr_1", traced=True),

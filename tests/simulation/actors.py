@@ -62,7 +62,7 @@ from events.resources import Resources
 from events.retry import RetryPolicy
 from events.schedule import Catchup, Overlap, TaskContent
 from events.subjects import Subjects
-from events.task import TaskStatus
+from events.task import Scalar, TaskStatus
 from events.time_limits import TimeLimits
 from tests.simulation.broker import LATE_S
 from tests.simulation.promises import Promise
@@ -219,7 +219,7 @@ class Submitter(Actor):
             after=self._after(number),
             delay_s=1.5 if number % 6 == 1 else None,
             time_limits=LIMITS.get(number % 10),
-            attributes={"size": number % 4} if self.sim.plan.has_holds else {},
+            attributes=self._attributes(number),
         )
         try:
             first = await self._until_known(command)
@@ -238,6 +238,13 @@ class Submitter(Actor):
             await self._repeat(command, first, asyncio.get_running_loop().time())
         if number % 3 == 0 and self.sim.seen_ended[task_id] in (TaskStatus.FAILED, TaskStatus.TIMEOUT):
             await self._requeue(command)
+
+    def _attributes(self, number: int) -> dict[str, Scalar]:
+        """Return what filters and limits know of a task."""
+        known: dict[str, Scalar] = {"size": number % 4} if self.sim.plan.has_holds else {}
+        if self.sim.plan.has_limits and number % 7:
+            known["customer"] = number % 3
+        return known
 
     async def _pause(self, task_id: str) -> None:
         """Pause a task that waits, as an operator does; whoever waits for its end resumes it."""

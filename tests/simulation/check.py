@@ -36,6 +36,7 @@ from events.container import (
 from events.coordinator import CoordinatorCommandRefused, CoordinatorMassSilenceNoticed, Watched
 from events.hold import HoldEvent, HoldExpired, HoldPlaced
 from events.inbox import InboxRecorded, InboxRefused
+from events.limit import LimitEvent
 from events.node import NodeLost
 from events.pool import PoolAllocated, PoolReleased
 from events.queue import DEFAULT, QueueDeleted, QueuePaused, QueueResumed
@@ -72,6 +73,7 @@ from tests.derivation import Derivation
 from tests.simulation.actors import NAMESPACE, POOL, SLOTS
 from tests.simulation.cluster import MEMORY_BYTES, MOST_PENDING, MOST_SHARES
 from tests.simulation.holder import FILTERS
+from tests.simulation.kept_limits import KeptLimits
 from tests.simulation.promises import Promise, Violation
 from tests.simulation.streams import header_of
 
@@ -268,6 +270,7 @@ class History:
         """When the last mass silence of a kind was noticed."""
         self.lost: Counter[str] = Counter()
         self._retries = Retries()
+        self._limits = KeptLimits()
 
     def take(self, envelope: Envelope, sequence: int) -> None:
         """Apply one event."""
@@ -288,12 +291,16 @@ class History:
         if isinstance(event, TaskEvent):
             self._count(event, envelope.actor, time)
             self._retries.take(event, time)
+            if wrong := self._limits.take(event, time):
+                _broken(Promise.LIMIT, wrong)
             self._task(event, sequence)
             self._settle(event, sequence)
         elif isinstance(event, ContainerEvent):
             self._container(event)
         elif isinstance(event, ScheduleEvent):
             self._schedules.setdefault(event.schedule_id, Slots()).take(event)
+        elif isinstance(event, LimitEvent):
+            self._limits.change(event)
         elif isinstance(event, QueuePaused):
             self._paused.add(event.queue_id)
         elif isinstance(event, QueueResumed | QueueDeleted):

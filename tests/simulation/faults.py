@@ -111,6 +111,8 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     """Whether an operator changes queues and policies."""
     has_holds: bool = False
     """Whether an operator holds tasks that meet a filter."""
+    has_limits: bool = False
+    """Whether an operator changes limits."""
     has_access: bool = False
     """Whether some users have rules and quotas."""
     stop_grace_s: float = 2.0
@@ -158,6 +160,7 @@ def plan_of(seed: int) -> Plan:
         tasks=10 if forgets else 20,
         has_queues=seed % 3 == 1,
         has_holds=seed % 7 == 6,
+        has_limits=seed % 3 == 2,
         has_access=random.random() < 0.25,
         stop_grace_s=random.choice((2.0, 15.0)),
         has_snapshots=random.random() < 0.3,

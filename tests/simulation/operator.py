@@ -1,11 +1,13 @@
-"""An operator who defines queues, pauses and resumes them, and sets other policies while tasks wait."""
+"""Operators who change queues, policies and limits while tasks wait and run."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from coordinator.commands.limit import DefineLimit, DeleteLimit
 from coordinator.commands.queue import DefineQueue, DeleteQueue, PauseQueue, ResumeQueue, SetPolicy
 from events.errors import NotFound, Refused
+from events.limit import Terms, WhenBusy
 from events.queue import DEFAULT, FairShare, Policy
 from tests.simulation.actors import Actor
 
@@ -17,7 +19,51 @@ KEYS = ("x", "y", "z")
 STRATEGIES = ("fifo", "priority", "round_robin", "least_loaded", "weighted_round_robin", "fair", "fair")
 
 
-class Operator(Actor):
+LIMITS = ("l", "m")
+BUSY = (WhenBusy.QUEUE, WhenBusy.QUEUE, WhenBusy.REPLACE_WAITING, WhenBusy.CANCEL_RUNNING)
+
+
+class _Changing(Actor):
+    """Sends commands, of which some are refused."""
+
+    async def _try(self, command: Command) -> None:
+        try:
+            await self.ask(command)
+        except (Refused, NotFound):  # deleted, or in use
+            return
+        self.sim.dice.fired[command.NAME] += 1
+
+
+class Limiter(_Changing):
+    """Changes limits while faults strike; afterwards there are none."""
+
+    async def run(self) -> None:
+        while self.sim.dice.on:
+            await self._try(self._drawn(self.random.choice(LIMITS)))
+            await self.sleep(0.5, 3.0)
+        for limit_id in LIMITS:
+            await self._try(DeleteLimit(limit_id=limit_id))
+
+    def _drawn(self, limit_id: str) -> Command:
+        if self.random.random() < 0.1:
+            return DeleteLimit(limit_id=limit_id)
+        by = self.random.choice(("all", "queue", "attributes.customer", "attributes.customer"))
+        rate, cooldown = self.random.random() < 0.5, self.random.random() < 0.2
+        return DefineLimit(
+            limit_id=limit_id,
+            terms=Terms(
+                by=by,
+                running=self.random.choice((1, 2, 3)),
+                starts=self.random.choice((1, 2, 3)) if rate else None,
+                per_s=self.random.choice((0.5, 2.0)) if rate else 0.0,
+                cooldown_s=0.7 if cooldown else 0.0,
+                debounce_s=self.random.choice((0.0, 0.0, 0.0, 1.0)),
+                when_busy=self.random.choice(BUSY),
+            ),
+        )
+
+
+class Operator(_Changing):
     """Changes queues and policies while faults strike; afterwards every queue is open."""
 
     async def run(self) -> None:
@@ -29,13 +75,6 @@ class Operator(Actor):
         for queue_id in (DEFAULT, *QUEUES):
             await self._try(DefineQueue(queue_id=queue_id))
             await self._try(ResumeQueue(queue_id=queue_id))
-
-    async def _try(self, command: Command) -> None:
-        try:
-            await self.ask(command)
-        except (Refused, NotFound):  # deleted, or in use
-            return
-        self.sim.dice.fired[command.NAME] += 1
 
     def _drawn(self, queue_id: str) -> Command:
         drawn = self.random.random()

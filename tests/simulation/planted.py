@@ -30,11 +30,12 @@ from coordinator.engine.waiting_claims import SchedulingWorker
 from coordinator.journal.stream import NatsJournal
 from coordinator.leadership.lease import Lease
 from coordinator.node.node_agent import NodeAgent
+from coordinator.placement import sources
 from coordinator.placement.sources import Sources
 from events.after import AfterOn
 from events.container import ContainerStatus
 from events.task import TaskAttemptFailed, TaskStatus
-from projections import container
+from projections import container, world
 from projections import task as projected
 from projections.considered import Considered
 from projections.hold import OnHold
@@ -321,12 +322,12 @@ def reason_undeclared() -> Iterator[None]:
 @contextmanager
 def delay_forgotten() -> Iterator[None]:
     """The fold makes a delayed task ready at once."""
-    original = projected._submitted
+    original = projected.submitted_as
 
     def submitted(event: TaskSubmitted, stamp: Stamp) -> Task:
         return msgspec.structs.replace(original(event, stamp), retry_at=0.0)
 
-    with mock.patch.object(projected, "_submitted", submitted):
+    with mock.patch.object(projected, "submitted_as", submitted):
         yield
 
 
@@ -356,6 +357,20 @@ def pause_ignored() -> Iterator[None]:
         return queues
 
     with mock.patch.object(Sources, "_grouped", grouped):
+        yield
+
+
+@contextmanager
+def limit_of_the_turn_before() -> Iterator[None]:
+    """What a turn gives to claims is not counted before the next one."""
+    with mock.patch.object(sources._Limits, "note"):
+        yield
+
+
+@contextmanager
+def starts_forgotten() -> Iterator[None]:
+    """Nobody notes when tasks of a key started and ended."""
+    with mock.patch.object(world, "_note_use"):
         yield
 
 
@@ -480,6 +495,8 @@ PLANTED: dict[str, Callable[[], AbstractContextManager[None]]] = {
         missed_slots_lost,
         pause_ignored,
         shares_forgotten,
+        limit_of_the_turn_before,
+        starts_forgotten,
         paused_is_ready,
         later_not_held,
         hold_without_end,
@@ -502,6 +519,7 @@ FOUND_FROM = {
     "later_not_held": 13,
     "lease_never_minded": 154,
     "lease_unchecked": 8,
+    "limit_of_the_turn_before": 14,
     "load_unrecorded": 12,
     "nothing_withheld": 5,
     "old_reign_believed": 988,
@@ -512,6 +530,7 @@ FOUND_FROM = {
     "repeat_re_decided": 23,
     "shares_forgotten": 4,
     "spared_forgotten": 75,
+    "starts_forgotten": 14,
     "tombstones_forgotten": 3,
     "twin_by_grace": 187,
     "unread_removed": 33,

@@ -35,7 +35,6 @@ IMPOSSIBLE = {
     ("read.dead_letter", "bad_number"): "its limits are constants",
     ("schedule.define", "bad_priority"): "the priority of a schedule's tasks is a number",
     ("schedule.define", "bad_after"): "its tasks wait for no others",
-    ("schedule.define", "bad_retry"): "its tasks have no retry policy of their own",
 }
 """What the syntax shows and cannot happen."""
 

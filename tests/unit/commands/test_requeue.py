@@ -62,5 +62,5 @@ def test_the_content_is_that_of_the_submission() -> None:
 
 def test_every_field_of_a_submission_is_repeated_or_left_out_on_purpose() -> None:
     """A field that a submission gets later is repeated too, if its event has it by the same name."""
-    told = {*TaskSubmitted.__struct_fields__} - {"traced", "occurrence", "waits_for"}
+    told = {*TaskSubmitted.__struct_fields__} - {"traced", "occurrence", "waits_for", "debounce"}
     assert {*SubmitTask.__struct_fields__} == told

@@ -9,7 +9,7 @@ evicted and are created again.
 from __future__ import annotations
 
 from random import Random
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from msgspec import Raw
 
@@ -42,6 +42,7 @@ from events.coordinator import (
 from events.hold import HoldExpired, HoldLifted, HoldPlaced
 from events.idempotency import IdempotencyForgotten
 from events.inbox import InboxGap, InboxRead, InboxRecorded, InboxRefused
+from events.limit import LimitDefined, LimitDeleted, Terms
 from events.node import NodeCordoned, NodeLost, NodeRegistered, NodeRemoved, NodeReturned, NodeUncordoned
 from events.pool import PoolAllocated, PoolDefined, PoolReleased
 from events.queue import (
@@ -72,7 +73,9 @@ from events.schedule import (
 from events.service import ServiceDeregistered, ServiceHealthChanged, ServiceRegistered, ServiceStatus
 from events.session import SessionBound, SessionClosed
 from events.task import (
+    Debounce,
     Payload,
+    Scalar,
     TaskAttemptFailed,
     TaskCancelled,
     TaskCompleted,
@@ -114,8 +117,9 @@ _PAYLOADS = (
 )
 _FILTERS = (
     *('task_name == "name1"', 'task_name != "name2" && priority > 0', 'task_type == "x" || tenant == "acme"'),
-    *("attributes.size >= 2", 'queue in ["default", "q1"] && fairness_key == ""', "has(attributes.size)", "true"),
+    *("attributes.b >= 2", 'queue in ["default", "q1"] && fairness_key == ""', "has(attributes.a)", "true"),
 )
+_ATTRIBUTES: tuple[dict[str, Scalar], ...] = ({}, {"a": "x"}, {"a": 1, "b": True}, {"a": 1.0, "b": 2.5})
 _SIZES = (Resources(), Resources(cpu_millis=500), Resources(memory_bytes=1 << 30, gpus=1))
 
 
@@ -199,7 +203,8 @@ class Historian:
             requeued_from=self.random.choice(("", "", "t0")),
             after=After(tasks=waits_for) if waits_for else None,
             waits_for=waits_for,
-            attributes={"size": self.random.randint(1, 3)} if self.random.random() < 0.5 else {},
+            attributes=self.random.choice(_ATTRIBUTES),
+            debounce=self.random.choice((None, None, None, Debounce(since=1.0, until=self.world.time + 7.0))),
         )
 
     def unblock_task(self) -> Event | None:
@@ -481,6 +486,14 @@ class Historian:
             possible.append(QueueDeleted(queue_id=queue_id))
         return self.random.choice(possible)
 
+    def change_limit(self) -> Event | None:
+        limit_id = self.pick("l", 3)
+        if limit_id in self.world.limits and self.random.random() < 0.3:
+            return LimitDeleted(limit_id=limit_id)
+        by = self.random.choice(("all", "tenant", "queue", "task_name", "fairness_key", "attributes.a", "attributes.b"))
+        rate: dict[str, Any] = self.random.choice(({}, {"starts": 2, "per_s": 7.0}, {"cooldown_s": 90.0}))
+        return LimitDefined(limit_id=limit_id, terms=Terms(by=by, running=self.random.choice((None, 1, 2)), **rate))
+
     def change_inbox(self) -> Event | None:
         domain = self.pick("domain", 3)
         known = self.world.inboxes.get(domain)
@@ -557,8 +570,9 @@ _HAPPENINGS: tuple[Callable[[Historian], Event | None], ...] = (
     Historian.change_pool,
     Historian.change_queue,
     Historian.change_hold,
+    Historian.change_limit,
     Historian.change_inbox,
     Historian.change_coordinator,
     Historian.forget_keys,
 )
-_WEIGHTS = (16, 14, 11, 1, 4, 3, 4, 3, 2, 2, 10, 4, 2, 3, 3, 2, 3, 2, 0.5, 0.5)
+_WEIGHTS = (16, 14, 11, 1, 4, 3, 4, 3, 2, 2, 10, 4, 2, 3, 3, 2, 3, 1, 2, 0.5, 0.5)

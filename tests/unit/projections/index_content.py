@@ -16,8 +16,10 @@ from events.schedule import ScheduleStatus
 from events.task import TaskStatus
 from projections.hold import test_of
 from projections.lanes import LaneName
+from projections.limit import keys_of, limit_of
 from projections.queue import name_of, policy_of
-from projections.ready import ORDERINGS, aged, key_in, shape_of
+from projections.ready import ORDERINGS, aged, key_in
+from projections.ready import shape_of as shape_with
 from projections.schedule import Schedule, fires_at
 from projections.shares import key_of, name_in
 from projections.task import Task
@@ -60,6 +62,10 @@ def content_of(indexes: Indexes) -> dict[str, Any]:
             for lane, group in own.of.items()
             if group.count
         },
+        "keys": indexes.keyed.of,
+        "keyed": [
+            {key: set(some) for key, some in kept.items()} for kept in (indexes.keyed.pending, indexes.keyed.running)
+        ],
         "shared": indexes.shared,
         "pending in": {queue: indexes.pending_in(queue) for queue in (*indexes._pending_in, "")},
         "running in": indexes.running_in,
@@ -153,6 +159,12 @@ def content_from(world: World) -> dict[str, Any]:
         key = [name_in(task.queue, key_of(task, shared[task.queue]))] if task.queue in shared else []
         return [name_in(task.queue), *key]
 
+    def shape_of(task: Task) -> ShapeKey:
+        return shape_with(task, keys_of(task, world.limits))
+
+    def is_open(shape: ShapeKey) -> bool:
+        return all(room(world, key) > 0 for key in shape.keys)
+
     lanes = grouped(ready, lane_of)
     own_lanes = [
         (program, lane, there)
@@ -174,11 +186,15 @@ def content_from(world: World) -> dict[str, Any]:
             for ordering in WANTED
             for key in {shape_of(task) for task in there}
         },
-        "ready first": {lane: {one: {shape_of(task) for task in there} for one in WANTED} for lane, there in lanes},
+        "ready first": {
+            lane: {one: set(filter(is_open, map(shape_of, there))) for one in WANTED} for lane, there in lanes
+        },
         "ready first of": {
-            (program, lane): {one: {shape_of(task) for task in there} for one in WANTED}
+            (program, lane): {one: set(filter(is_open, map(shape_of, there))) for one in WANTED}
             for program, lane, there in own_lanes
         },
+        "keys": {task.task_id: keys for task in (*pending, *running) if (keys := keys_of(task, world.limits))},
+        "keyed": [keyed(world, pending), keyed(world, running)],
         "shared": shared,
         "pending in": {"": 0} | dict(Counter(task.queue for task in pending)),
         "running in": dict(Counter(one for task in running for one in accounts_of(task))) if is_accounted else {},
@@ -298,6 +314,27 @@ def counted(things: Iterable[Any]) -> tuple[dict[str, int], dict[str, int], int,
         len(ended),
         dict(Counter(one.source for one in ended if one.source)),
     )
+
+
+def keyed(world: World, tasks: Iterable[Task]) -> dict[str, set[str]]:
+    """Return the ids of tasks by each of their keys."""
+    found: dict[str, set[str]] = {}
+    for task in tasks:
+        for key in keys_of(task, world.limits):
+            found.setdefault(key, set()).add(task.task_id)
+    return found
+
+
+def room(world: World, key: str) -> float:
+    """Return how many tasks of a key may start by its limit, counted one by one."""
+    terms, use, now = world.limits[limit_of(key)].terms, world.uses.get(key), world.indexes.now
+    running = [task for task in world.tasks.values() if task.status is TaskStatus.RUNNING]
+    left = math.inf if terms.running is None else terms.running - len(keyed(world, running).get(key, ()))
+    if use is not None and terms.starts is not None:
+        left = min(left, terms.starts - len([at for at in use.starts if at + terms.per_s > now]))
+    if use is not None and use.ended_at and now < use.ended_at + terms.cooldown_s:
+        left = min(left, 0)
+    return left
 
 
 def large_bytes(holder: Task | Schedule) -> int:

@@ -44,11 +44,11 @@ def test_ready_tasks_are_sorted_however_they_came_and_went(steps: list[tuple[int
 
     def add(number: int, one: Task) -> None:
         living[number] = one
-        ready.add(ready.shape(shape_of(one)), one)
+        ready.add(ready.shape(shape_of(one, ())), one)
 
     def remove(number: int) -> Task:
         one = living.pop(number)
-        shape = ready.shapes[shape_of(one)]
+        shape = ready.shapes[shape_of(one, ())]
         shape.remove(one.task_id)
         if not shape.members and number % 2:
             ready.discard(shape)
@@ -58,7 +58,7 @@ def test_ready_tasks_are_sorted_however_they_came_and_went(steps: list[tuple[int
         before = ORDERINGS[ordering]
         of_shape: dict[ShapeKey, list[Task]] = {}
         for one in sorted(living.values(), key=before):
-            of_shape.setdefault(shape_of(one), []).append(one)
+            of_shape.setdefault(shape_of(one, ()), []).append(one)
         assert found_in_order(ready, ordering) == of_shape.keys()
         for key, expected in of_shape.items():
             found = list(ready.shapes[key].ordered(ordering))
@@ -117,13 +117,14 @@ def test_orders_are_by_submission_and_by_priority_first() -> None:
 
 
 def test_tasks_of_one_shape_may_run_on_the_same_workers() -> None:
-    """Name, type and resources decide the shape; nothing else does."""
+    """Name, type, resources and the keys of limits decide the shape; nothing else does."""
     one = task(1)
-    assert shape_of(one) == KEY
-    assert shape_of(msgspec.structs.replace(one, task_name="m")) != KEY
-    assert shape_of(msgspec.structs.replace(one, task_type="y")) != KEY
-    assert shape_of(msgspec.structs.replace(one, resources=Resources(gpus=1))) != KEY
-    assert shape_of(msgspec.structs.replace(one, priority=9, tenant="x", attempt=3, timeout_s=1.0)) == KEY
+    assert shape_of(one, ()) == KEY
+    assert shape_of(msgspec.structs.replace(one, task_name="m"), ()) != KEY
+    assert shape_of(msgspec.structs.replace(one, task_type="y"), ()) != KEY
+    assert shape_of(msgspec.structs.replace(one, resources=Resources(gpus=1)), ()) != KEY
+    assert shape_of(one, ("l:x",)) != KEY
+    assert shape_of(msgspec.structs.replace(one, priority=9, tenant="x", attempt=3, timeout_s=1.0), ()) == KEY
 
 
 @pytest.mark.parametrize("exact", [5000, 10])

@@ -1,0 +1,128 @@
+"""
+The tasks of each key that a limit limits, and which shapes of ready tasks are shut because a key has no room. Pure.
+
+Every entry follows from the tasks, the limits and the uses of keys in the world. Without limits, nothing is kept.
+"""
+
+from __future__ import annotations
+
+import heapq
+from typing import TYPE_CHECKING
+
+from projections.limit import keys_of, limit_of, opens_at, room_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from projections.limit import KeyUse, Limit
+    from projections.ready import Shape
+    from projections.task import Task
+
+_NO_TASKS: Mapping[str, None] = {}
+
+
+class Keyed:
+    """
+    The tasks that have keys, by key.
+
+    `limits` and `uses` are those of the world. `of` has the keys of each task that has some and has not ended. A shape
+    is shut while one of its keys has no room: its tasks are then in no order of its group.
+    """
+
+    def __init__(self) -> None:
+        self.limits: Mapping[str, Limit] = {}
+        self.uses: Mapping[str, KeyUse] = {}
+        self.of: dict[str, tuple[str, ...]] = {}
+        self.running: dict[str, dict[str, None]] = {}
+        self.pending: dict[str, dict[str, None]] = {}
+        self.now = 0.0
+        self._shapes: dict[str, dict[Shape, None]] = {}
+        self.opening: list[tuple[float, str]] = []
+        self._opens: dict[str, float] = {}
+
+    def keys(self, task: Task) -> tuple[str, ...]:
+        """Return the keys of a task, which has not ended."""
+        return self.of.get(task.task_id, ()) if self.limits else ()
+
+    def add(self, task: Task) -> None:
+        """Note the keys of a new task."""
+        if keys := keys_of(task, self.limits):
+            self.of[task.task_id] = keys
+
+    def forget(self, task_id: str) -> None:
+        """Forget a task that has ended."""
+        self.of.pop(task_id, None)
+
+    def count(self, task_id: str, *, is_running: bool, by: int) -> None:
+        """Count a task that runs or is pending from now on, or no longer with -1."""
+        groups = self.running if is_running else self.pending
+        for key in self.of.get(task_id, ()):
+            if by > 0:
+                groups.setdefault(key, {})[task_id] = None
+            else:
+                group = groups[key]
+                del group[task_id]
+                if not group:
+                    del groups[key]
+            if is_running:
+                self.look(key)
+
+    def room(self, key: str) -> float:
+        """Return how many tasks of a key may start now."""
+        limit = self.limits[limit_of(key)]
+        return room_of(limit.terms, self.uses.get(key), len(self.running.get(key, _NO_TASKS)), self.now)
+
+    def open_due(self) -> None:
+        """Open what was shut only for a time that has passed."""
+        while self.opening and self.opening[0][0] <= self.now:
+            at, key = heapq.heappop(self.opening)
+            if self._opens.get(key) == at:
+                del self._opens[key]
+                self.look(key)
+
+    def look(self, key: str) -> None:
+        """Shut the shapes of a key, or open them, as it has room now."""
+        for shape in self._shapes.get(key, ()):
+            self._look_at(shape)
+
+    def shape_made(self, shape: Shape) -> None:
+        """Keep a new shape, whose key has keys, up to date."""
+        for key in shape.key.keys:
+            self._shapes.setdefault(key, {})[shape] = None
+        self._look_at(shape)
+
+    def shape_gone(self, shape: Shape) -> None:
+        """Keep a shape no longer."""
+        for key in shape.key.keys:
+            shapes = self._shapes[key]
+            del shapes[shape]
+            if not shapes:
+                del self._shapes[key]
+
+    def begin_anew(self, pending: Iterable[Task], running: Iterable[Task]) -> None:
+        """Collect the keys of all tasks, after the limits changed; the caller makes all shapes again."""
+        for kept in (self.of, self.running, self.pending, self._shapes, self._opens):
+            kept.clear()
+        self.opening.clear()
+        if not self.limits:
+            return
+        for is_running, some in ((True, running), (False, pending)):
+            for task in some:
+                self.add(task)
+                self.count(task.task_id, is_running=is_running, by=1)
+
+    def _look_at(self, shape: Shape) -> None:
+        is_shut = False
+        for key in shape.key.keys:
+            if self.room(key) <= 0:
+                is_shut = True
+                self._note_opening(key)
+        if is_shut is not shape.is_shut:
+            shape.turn(is_shut=is_shut)
+
+    def _note_opening(self, key: str) -> None:
+        """Note when a key has room again, if time alone gives it some."""
+        at = opens_at(self.limits[limit_of(key)].terms, self.uses.get(key))
+        if at > self.now and self._opens.get(key) != at:
+            self._opens[key] = at
+            heapq.heappush(self.opening, (at, key))
