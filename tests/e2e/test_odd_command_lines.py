@@ -72,7 +72,7 @@ COMMANDS: dict[str, Line] = {
     "dead list": Line(()),
     "dead requeue": Line(("none",)),
     "dead show": Line(("none",)),
-    "limit define": Line(("l",)),
+    "limit define": Line(("l",), {"--running": "2"}),
     "limit delete": Line(("l",)),
     "limit get": Line(("l",)),
     "limit list": Line(()),
