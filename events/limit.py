@@ -29,7 +29,8 @@ class Terms(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults=T
     `cooldown_s` seconds. A task that is submitted waits `debounce_s` seconds, and another one of its key that is
     submitted meanwhile takes its place, but for no longer than `debounce_most_s` after the first. A key is busy while
     `running` of its tasks have not ended, after as many starts as are allowed, and while it cools down. No amount is
-    above that of the limit `parent`.
+    above that of the limit `parent`. With `retries_only` it limits attempts after a failed one, and nothing else: a
+    retry budget.
     """
 
     by: str = "all"
@@ -42,6 +43,7 @@ class Terms(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults=T
     debounce_most_s: float = 0.0
     when_busy: WhenBusy = WhenBusy.QUEUE
     parent: str = ""
+    retries_only: bool = False
 
 
 class LimitEvent(Event, frozen=True, kw_only=True, gc=False):

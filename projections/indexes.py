@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import heapq
 from bisect import bisect_left, insort
+from itertools import chain
 from math import inf
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
@@ -298,6 +299,8 @@ class Indexes:
                 self._not_pending(before)
             else:  # what has ended does not change any more
                 self._not_running(before)
+            if self.keyed.limits:
+                self.keyed.leave(before, after)
             if after.payload is None and (payload := before.payload) is not None and len(payload.data) > SMALL_CHARS:
                 self._count_bytes(before, -bytes_of(payload))
             if after.checkpoint is not before.checkpoint:
@@ -317,23 +320,12 @@ class Indexes:
         elif self.awaited and (waiting := self.awaited.pop(after.task_id, None)) is not None:
             self.freed[waiting] = None
         if self.keyed.limits:
-            self._count_keyed(None if before is None else before.status, after)
-
-    def _count_keyed(self, was: TaskStatus | None, task: Task) -> None:
-        """Count a task whose status changed in the keys that it has."""
-        keyed, task_id, now = self.keyed, task.task_id, task.status
-        if was is _PENDING or was is _RUNNING:
-            keyed.count(task_id, is_running=was is _RUNNING, by=-1)
-        if now is _PENDING or now is _RUNNING:
-            keyed.count(task_id, is_running=now is _RUNNING, by=1)
-        else:
-            keyed.forget(task_id)
+            self.keyed.enter(after)
 
     def limits_changed(self, tasks: Mapping[str, Task]) -> None:
         """Limit *tasks* by the limits that there are now."""
-        pending, running = (map(tasks.__getitem__, self.tasks[status]) for status in (_PENDING, _RUNNING))
         self._drop_lanes_of()
-        self.keyed.begin_anew(pending, running)
+        self.keyed.begin_anew(map(tasks.__getitem__, chain(self.tasks[_RUNNING], self.tasks[_PENDING])))
         self.lanes.regroup_all()
 
     def _drop_lanes_of(self) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import heapq
 from typing import TYPE_CHECKING
 
+from events.task import TaskStatus
 from projections.limit import keys_of, limit_of, opens_at, room_of
 
 if TYPE_CHECKING:
@@ -49,21 +50,29 @@ class Keyed:
         if keys := keys_of(task, self.limits):
             self.of[task.task_id] = keys
 
-    def forget(self, task_id: str) -> None:
-        """Forget a task that has ended."""
-        self.of.pop(task_id, None)
-
-    def count(self, task_id: str, *, is_running: bool, by: int) -> None:
-        """Count a task that runs or is pending from now on, or no longer with -1."""
+    def leave(self, before: Task, after: Task) -> None:
+        """Count a task no longer whose status changes."""
+        task_id, is_running = before.task_id, before.status is TaskStatus.RUNNING
         groups = self.running if is_running else self.pending
         for key in self.of.get(task_id, ()):
-            if by > 0:
-                groups.setdefault(key, {})[task_id] = None
-            else:
-                group = groups[key]
-                del group[task_id]
-                if not group:
-                    del groups[key]
+            group = groups[key]
+            del group[task_id]
+            if not group:
+                del groups[key]
+            if is_running:
+                self.look(key)
+        if after.is_ended:
+            self.of.pop(task_id, None)
+        elif is_running:  # it is a retry from now on
+            self.of.pop(task_id, None)
+            self.add(after)
+
+    def enter(self, task: Task) -> None:
+        """Count a task that is pending or runs from now on."""
+        is_running = task.status is TaskStatus.RUNNING
+        groups = self.running if is_running else self.pending
+        for key in self.of.get(task.task_id, ()):
+            groups.setdefault(key, {})[task.task_id] = None
             if is_running:
                 self.look(key)
 
@@ -99,17 +108,16 @@ class Keyed:
             if not shapes:
                 del self._shapes[key]
 
-    def begin_anew(self, pending: Iterable[Task], running: Iterable[Task]) -> None:
+    def begin_anew(self, tasks: Iterable[Task]) -> None:
         """Collect the keys of all tasks, after the limits changed; the caller makes all shapes again."""
         for kept in (self.of, self.running, self.pending, self._shapes, self._opens):
             kept.clear()
         self.opening.clear()
         if not self.limits:
             return
-        for is_running, some in ((True, running), (False, pending)):
-            for task in some:
-                self.add(task)
-                self.count(task.task_id, is_running=is_running, by=1)
+        for task in tasks:
+            self.add(task)
+            self.enter(task)
 
     def _look_at(self, shape: Shape) -> None:
         is_shut = False

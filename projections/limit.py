@@ -86,6 +86,8 @@ def keys_of(task: Task, limits: Mapping[str, Limit]) -> tuple[str, ...]:
     keys = []
     for limit_id, limit in limits.items():
         by = limit.terms.by
+        if limit.terms.retries_only and not task.failures:
+            continue
         if by.startswith(ATTRIBUTES):
             value = task.attributes.get(by[len(ATTRIBUTES) :])
             if value is None:

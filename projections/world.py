@@ -497,12 +497,17 @@ def _fold_limit(world: World) -> Callable[[Any, Stamp], None]:
             del limits[event.limit_id]
         else:
             limits[event.limit_id] = after
-        if after is None or before is None or before.terms.by != after.terms.by:
+        if after is None or before is None or _counts(before) != _counts(after):
             for key in [key for key in uses if limit.limit_of(key) == event.limit_id]:
                 del uses[key]
         world.indexes.limits_changed(world.tasks)
 
     return fold
+
+
+def _counts(it: limit.Limit) -> tuple[str, bool]:
+    """Return what the past of its keys is the past of."""
+    return it.terms.by, it.terms.retries_only
 
 
 def _note_use(world: World, keys: tuple[str, ...], after: task.Task, event: TaskEvent, stamp: Stamp) -> None:

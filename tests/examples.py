@@ -35,7 +35,9 @@ REPORTED_CHECKS = 2
 DOMAIN = "planning"
 """A domain with an inbox, from which one event was recorded."""
 
-VARYING = frozenset({"leader", "stream_created", "source", "ended_by", "actor", "paused_by", "placed_by", "summary"})
+VARYING = frozenset({
+    "leader", "stream_created", "source", "ended_by", "actor", "paused_by", "placed_by", "defined_by", "summary",
+})  # fmt: skip
 """Fields whose texts differ each time."""
 
 

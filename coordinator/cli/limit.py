@@ -35,8 +35,9 @@ def _allowed(terms: Terms) -> str:
         (terms.pending, f"{terms.pending} pending"),
         (terms.cooldown_s, f"{terms.cooldown_s:g} s cooldown"),
         (terms.debounce_s, f"{terms.debounce_s:g} s debounce"),
+        (terms.retries_only, "retries only"),
     )
-    return ", ".join(words for amount, words in parts if amount)
+    return ", ".join(words for is_said, words in parts if is_said)
 
 
 @click.group()
@@ -101,6 +102,7 @@ def limit_get(ctx: click.Context, limit_id: str, url: str | None, output: str, a
 @click.option("--when-busy", type=click.Choice([one.value for one in WhenBusy]), default="queue", show_default=True,
               help="What becomes of a task that is submitted while its key is busy.")  # fmt: skip
 @click.option("--parent", default="", metavar="NAME", help="A limit whose amounts these may not exceed.")
+@click.option("--retries-only", is_flag=True, help="Limit only attempts after a failed one: a retry budget.")
 @_REASON
 @URL
 @click.pass_context
@@ -117,6 +119,7 @@ def limit_define(ctx: click.Context, /, limit_id: str, reason: str, url: str | N
         debounce_most_s=options["debounce_most"],
         when_busy=WhenBusy(options["when_busy"]),
         parent=options["parent"],
+        retries_only=options["retries_only"],
     )
     _send(ctx, url, DefineLimit(limit_id=limit_id, terms=terms, reason=reason))
 

@@ -9,7 +9,6 @@ import click
 from coordinator.cli.connection import TENANT, TRACEPARENT, URL, asking
 from coordinator.cli.output import Attribute, Moment, Number, moment, output_options, show, show_json, show_one
 from coordinator.cli.query import LIMIT, PAGE, SECONDS, given_payload, time_limits_of
-from coordinator.cli.retries import retry_of, retry_options
 from coordinator.client.paging import listed
 from coordinator.commands.schedule import (
     BackfillSchedule,
@@ -99,7 +98,6 @@ def schedule() -> None:
 @click.option("--finish-within", type=LIMIT, help="Time limit of all attempts together in seconds.")
 @click.option("--heartbeat", type=LIMIT, help="Fail an attempt that reports nothing for this many seconds.")
 @click.option("--max-retries", type=int, help="Retries after the first attempt.")
-@retry_options
 @TENANT
 @TRACEPARENT
 @URL
@@ -127,7 +125,6 @@ def schedule_define(
             time_limits=time_limits_of(options),
             queue=options["queue"],
             fairness_key=options["key"],
-            retry=retry_of(options),
             attributes=dict(options["attributes"]),
         ),
         cron=options["cron"],

@@ -109,6 +109,9 @@ def _check_terms(terms: Terms, rules: Rules) -> None:
     if never_busy and terms.pending is None and not terms.debounce_s:
         msg = "the terms limit nothing: give running, starts, pending, cooldown_s or debounce_s"
         raise Refused(msg, reason="bad_limit")
+    if terms.retries_only and (terms.pending is not None or terms.debounce_s or terms.when_busy is not WhenBusy.QUEUE):
+        msg = "retries_only limits no submits: pending, debounce_s and when_busy have no meaning with it"
+        raise Refused(msg, reason="bad_limit")
     if never_busy and terms.when_busy is not WhenBusy.QUEUE:
         msg = f"when_busy {terms.when_busy.value} needs what makes a key busy: give running, starts or cooldown_s"
         raise Refused(msg, reason="bad_limit")

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from coordinator.app.facade import Facade
 from coordinator.client.paging import listed
-from coordinator.commands.arguments import member, number, text, whole
+from coordinator.commands.arguments import flag, member, number, text, whole
 from coordinator.commands.limit import DefineLimit, DeleteLimit, GetLimit, ListLimits
 from events.limit import Terms, WhenBusy
 
@@ -34,6 +34,7 @@ class TaskLimits(Facade):
         debounce_most: float = 0.0,
         when_busy: WhenBusy | str = WhenBusy.QUEUE,
         parent: str = "",
+        retries_only: bool = False,
         reason: str = "",
     ) -> Limit:
         """
@@ -52,6 +53,7 @@ class TaskLimits(Facade):
             debounce_most: seconds after the first in which the last of those that took places may start; 0: no limit.
             when_busy: what becomes of a task that is submitted while its key is busy, as a member or its value.
             parent: the name of a limit whose amounts this one must not exceed.
+            retries_only: whether it limits only attempts after a failed one: a retry budget.
             reason: why, for the journal.
 
         Raises:
@@ -68,6 +70,7 @@ class TaskLimits(Facade):
             debounce_most_s=number("debounce_most", debounce_most),
             when_busy=member("when_busy", when_busy, WhenBusy),
             parent=text("parent", parent),
+            retries_only=flag("retries_only", retries_only),
         )
         command = DefineLimit(limit_id=text("limit", limit), terms=terms, reason=text("reason", reason))
         defined: Limit = await self.execute(command)

@@ -76,7 +76,7 @@ COMMANDS: dict[str, Line] = {
     "hold lift": Line(("none",)),
     "hold list": Line(()),
     "hold place": Line((), {"--where": 'task_name == "n"', "--for": "1"}),
-    "limit define": Line(("l",)),
+    "limit define": Line(("l",), {"--running": "2"}),
     "limit delete": Line(("l",)),
     "limit get": Line(("l",)),
     "limit list": Line(()),

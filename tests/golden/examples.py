@@ -621,6 +621,7 @@ EXAMPLES: dict[str, Event] = {
             debounce_most_s=30.0,
             when_busy=WhenBusy.RETURN_EXISTING,
             parent="everyone",
+            retries_only=True,
         ),
         reason="the model allows so much",
     ),

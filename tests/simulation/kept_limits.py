@@ -35,6 +35,7 @@ class KeptLimits:
         self._starts: dict[tuple[str, str], list[float]] = {}
         self._ends: dict[tuple[str, str], float] = {}
         self._began: set[str] = set()
+        self._failed: set[str] = set()
 
     def change(self, event: LimitEvent) -> None:
         """Apply an event about a limit; what lies in the past counts from the change of a rate or cooldown on."""
@@ -54,6 +55,7 @@ class KeptLimits:
                 {} if customer is None else {"attributes.customer": str(customer)}
             )
             self._began.discard(task_id)
+            self._failed.discard(task_id)
         elif isinstance(event, TaskStarted):
             wrong = "" if event.claim_id == DIRECT else self._wrong(task_id, time)
             self._running.add(task_id)
@@ -63,13 +65,20 @@ class KeptLimits:
             return wrong and f"{event} came at {time}, but {wrong}"
         elif isinstance(event, (*ENDS, TaskAttemptFailed)) or (isinstance(event, TaskPaused) and event.lease):
             self._running.discard(task_id)
-            if isinstance(event, ENDS) and task_id in self._began:
-                self._ends |= dict.fromkeys(self._keys(task_id), time)
+            if isinstance(event, ENDS):
+                if task_id in self._began:
+                    self._ends |= dict.fromkeys(self._keys(task_id), time)
+            elif event.reason != "released":
+                self._failed.add(task_id)
         return ""
 
     def _keys(self, task_id: str) -> list[tuple[str, str]]:
         values = self._values[task_id]
-        return [(limit_id, values[terms.by]) for limit_id, terms in self._terms.items() if terms.by in values]
+        return [
+            (limit_id, values[terms.by])
+            for limit_id, terms in self._terms.items()
+            if terms.by in values and (task_id in self._failed or not terms.retries_only)
+        ]
 
     def _wrong(self, task_id: str, time: float) -> str:
         for key in self._keys(task_id):
@@ -85,5 +94,5 @@ class KeptLimits:
         return ""
 
 
-def _of_the_past(terms: Terms) -> tuple[str, int | None, float, float]:
-    return terms.by, terms.starts, terms.per_s, terms.cooldown_s
+def _of_the_past(terms: Terms) -> tuple[str, bool, int | None, float, float]:
+    return terms.by, terms.retries_only, terms.starts, terms.per_s, terms.cooldown_s

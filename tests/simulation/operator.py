@@ -47,6 +47,9 @@ class Limiter(_Changing):
     def _drawn(self, limit_id: str) -> Command:
         if self.random.random() < 0.1:
             return DeleteLimit(limit_id=limit_id)
+        if self.random.random() < 0.2:
+            budget = Terms(by="queue", starts=self.random.choice((1, 3)), per_s=2.0, retries_only=True)
+            return DefineLimit(limit_id=limit_id, terms=budget)
         by = self.random.choice(("all", "queue", "attributes.customer", "attributes.customer"))
         rate, cooldown = self.random.random() < 0.5, self.random.random() < 0.2
         return DefineLimit(

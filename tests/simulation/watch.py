@@ -176,10 +176,12 @@ class Watch:
 
     def _answered(self, process: Process, inbox: str, data: bytes) -> None:
         sync = self._syncs.pop((process, inbox), None)
-        # A request that is repeated is answered again: this may be the answer to any that was not answered yet.
+        # A request that is repeated is answered again: this may be the answer to any that was not answered yet. What is
+        # refused at the door is so at once, while the first one still waits.
         came = self._came[process, inbox]
-        came_at = came.popleft() if came else None
         answers = msgspec.json.decode(data)
+        is_refused = bool(answers) and "error" in answers[0]
+        came_at = (came.pop() if is_refused else came.popleft()) if came else None
         asked_on, orders = self._asked[inbox]
         if sync is not None and answers and "ok" in answers[0]:
             self._hear(process, "node", *sync)

@@ -65,6 +65,22 @@ def test_it_follows_the_terms_of_now() -> None:
     assert taken(fold(*facts, limit(running=1), LimitDeleted(limit_id="l"))) == ["x2", "x3", "y1", "z"]
 
 
+def test_a_retry_budget_limits_only_attempts_after_a_failed_one() -> None:
+    """The first attempts go on; one that was released was no failure."""
+    budget = LimitDefined(limit_id="l", terms=Terms(running=1, retries_only=True))
+    facts: list[Event | Said] = [budget, worker(), *(submitted(one) for one in "abcd")]
+    facts += [started(one, lease=f"{one}.1.1") for one in "abc"]
+    facts += [attempt_failed(one, lease=f"{one}.1.1", reason=why) for one, why in (("a", "failed"), ("b", "failed"))]
+    facts.append(attempt_failed("c", lease="c.1.1", reason="released"))
+    world = fold(*facts)
+    world.indexes.advance(5000.0)
+    assert taken(world) == ["a", "c", "d"]
+    ran = fold(*facts, started("a", lease="x.1.2"))
+    assert taken(ran) == ["c", "d"]
+    assert taken(type(ran).restore(ran.snapshot())) == ["c", "d"]
+    assert taken(fold(*facts, started("a", lease="x.1.2"), completed("a", lease="x.1.2"))) == ["b", "c", "d"]
+
+
 def test_several_limits_are_all_kept() -> None:
     """The narrowest decides."""
     world = fold(limit(running=2), limit("all", "all", running=3), worker(), *TASKS)

@@ -492,7 +492,12 @@ class Historian:
             return LimitDeleted(limit_id=limit_id)
         by = self.random.choice(("all", "tenant", "queue", "task_name", "fairness_key", "attributes.a", "attributes.b"))
         rate: dict[str, Any] = self.random.choice(({}, {"starts": 2, "per_s": 7.0}, {"cooldown_s": 90.0}))
-        return LimitDefined(limit_id=limit_id, terms=Terms(by=by, running=self.random.choice((None, 1, 2)), **rate))
+        return LimitDefined(
+            limit_id=limit_id,
+            terms=Terms(
+                by=by, running=self.random.choice((None, 1, 2)), retries_only=self.random.random() < 0.2, **rate
+            ),
+        )
 
     def change_inbox(self) -> Event | None:
         domain = self.pick("domain", 3)
