@@ -77,6 +77,7 @@ def valid_of(name: str) -> dict[str, Any]:
 
 
 ALSO: dict[str, dict[str, Any]] = {
+    "define_limit": {"terms": {"running": 1}},
     "define_schedule": {"every_s": 60},
     "find_tasks": {"where": "true"},
     "hold_tasks": {"where": "true"},
