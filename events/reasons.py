@@ -27,6 +27,7 @@ REASONS = {
     "bad_data": "the data of an event are not an object, or cannot be written as JSON",
     "bad_digest": "the payload does not match its digest",
     "bad_directory": "the directory of credentials cannot be used",
+    "bad_filter": "the filter is not a condition on the fields that there are",
     "bad_environment": "the environment is too long, or a variable of it contains NUL",
     "bad_generation": "the generation of a restore is not higher than that of the backup",
     "bad_handler": "a task handler has no usable name, signature or limit",

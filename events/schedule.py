@@ -64,6 +64,7 @@ class TaskContent(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defa
     payload: Payload | None = None
     program: str = ""
     time_limits: TimeLimits | None = None
+    worker_filter: str = ""
 
 
 class ScheduleEvent(Event, frozen=True, kw_only=True, gc=False):

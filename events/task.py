@@ -88,7 +88,7 @@ class TaskSubmitted(TaskEvent, frozen=True, kw_only=True, gc=False, omit_default
     again. `after` names the tasks that it begins after, and `waits_for` those of them that had not ended yet; it is not
     ready before `task.unblocked`. No attempt starts before `not_before` (commit time, seconds
     since 1970). It is `delay_s` after the submit if that was asked for. With `occurrence` a schedule submitted it.
-    `attributes` are what filters and limits know of its content.
+    `attributes` are what filters and limits know of its content. Only workers that meet `worker_filter` get it.
     """
 
     VERSION = 3
@@ -100,6 +100,7 @@ class TaskSubmitted(TaskEvent, frozen=True, kw_only=True, gc=False, omit_default
         "retry": 3,
         "requeued_from": 3,
         **dict.fromkeys(("after", "waits_for", "not_before", "delay_s", "time_limits", "occurrence", "attributes"), 3),
+        **dict.fromkeys(("worker_filter", "named_amounts"), 3),
     }
 
     task_name: str
@@ -123,6 +124,12 @@ class TaskSubmitted(TaskEvent, frozen=True, kw_only=True, gc=False, omit_default
     time_limits: TimeLimits | None = None
     occurrence: Occurrence | None = None
     attributes: dict[str, Scalar] = {}
+    worker_filter: str = ""
+
+    @property
+    def named_amounts(self) -> dict[str, int]:
+        """What it needs besides CPU, memory and GPUs."""
+        return self.resources.named
 
 
 class TaskUnblocked(TaskEvent, frozen=True, kw_only=True, gc=False, omit_defaults=True):

@@ -195,6 +195,7 @@ class Indexes:
         self.paused: dict[str, None] = {}  # no worker gets them until they are resumed
         self.tasks: dict[TaskStatus, dict[str, None]] = {status: {} for status in TaskStatus}
         self._pending_in: dict[str, int] = {}  # by queue, without the default one
+        self.worker_filters: dict[str, int] = {}  # how many pending tasks have each
         self.pending_by_tenant: dict[str, int] = {}
         self.pending_by_source: dict[str, int] = {}
         self.payload_bytes = 0
@@ -208,8 +209,7 @@ class Indexes:
         self.owned_schedules = Owned()
         self.owned_allocations = Owned()
         self.held: dict[str, dict[str, None]] = {}
-        self.held_resources: dict[str, Resources] = {}
-        """The sum of the resources of the tasks that each worker holds, if they need any."""
+        self.held_resources: dict[str, Resources] = {}  # the sum of what the tasks of each worker need, if any
         self.claims: dict[str, dict[str, None]] = {}
         self.deadlines: list[Key] = []
         self.deadline_members: dict[str, Key] = {}
@@ -505,6 +505,8 @@ class Indexes:
             counts[name] = counts.get(name, 0) + 1  # `_count`, without a call
         if task.queue:
             _count(self._pending_in, task.queue, 1)
+        if task.worker_filter:
+            _count(self.worker_filters, task.worker_filter, 1)
         if task.time_limits is not None:
             self._note_deadline(task)
         self._wait(task)
@@ -530,6 +532,7 @@ class Indexes:
             self._count_large(before, -1)
             self._count_large(task, 1)
         moves = task.paused_at != before.paused_at or bool(task.waiting_for) is not bool(before.waiting_for)
+        moves = moves or task.retry_at != before.retry_at
         if moves and task.time_limits is not None:
             self._no_deadline(task.task_id)
             self._note_deadline(task)
@@ -577,6 +580,8 @@ class Indexes:
         _count(self.pending_by_source, task.source, -1)
         if task.queue:
             _count(self._pending_in, task.queue, -1)
+        if task.worker_filter:
+            _count(self.worker_filters, task.worker_filter, -1)
         if task.time_limits is not None:
             self._no_deadline(task.task_id)
         self._no_longer_wait(task)

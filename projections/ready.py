@@ -80,11 +80,12 @@ class ShapeKey(msgspec.Struct, frozen=True, gc=False):
     task_name: str
     task_type: str
     resources: Resources
+    worker_filter: str = ""
 
 
 def shape_of(task: Task) -> ShapeKey:
     """Return the shape of a task."""
-    return ShapeKey(task.task_name, task.task_type, task.resources)
+    return ShapeKey(task.task_name, task.task_type, task.resources, task.worker_filter)
 
 
 class _Order:

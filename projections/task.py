@@ -146,6 +146,7 @@ class Task(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults=Tr
     resumes: int = 0
     requeued_from: str = ""
     attributes: dict[str, Scalar] = {}
+    worker_filter: str = ""
 
     @property
     def is_paused(self) -> bool:
@@ -242,7 +243,9 @@ def content_of(task: Task | TaskSubmitted, payload_digest: str) -> int:
     asked = task.resources
     text = f"{task.task_name}\0{task.task_type}\0{task.idempotency_key}\0{payload_digest}"
     if task.priority or task.timeout_s is not None or (asked is not NONE and asked != NONE):
-        text += f"\0{task.priority}\0{task.timeout_s}\0{msgspec.structs.astuple(asked)}"
+        text += f"\0{task.priority}\0{task.timeout_s}\0{(asked.cpu_millis, asked.memory_bytes, asked.gpus)}"
+        if asked.named:
+            text += f"\0{sorted(asked.named.items())}"
     if task.queue or task.fairness_key:
         text += f"\0{task.queue}\0{task.fairness_key}"
     if task.retry is not None:
@@ -258,6 +261,8 @@ def content_of(task: Task | TaskSubmitted, payload_digest: str) -> int:
         text += f"\0limits {msgspec.structs.astuple(task.time_limits)}"
     if task.attributes:
         text += f"\0attributes {sorted(task.attributes.items())}"
+    if task.worker_filter:
+        text += f"\0worker_filter {task.worker_filter}"
     return crc32(text.encode())
 
 
@@ -313,6 +318,7 @@ def _submitted(event: TaskSubmitted, stamp: Stamp) -> Task:
         time_limits=event.time_limits,
         occurrence=event.occurrence,
         attributes=event.attributes,
+        worker_filter=intern(event.worker_filter) if event.worker_filter else "",
     )
     if event.not_before is not None:
         return msgspec.structs.replace(task, retry_at=event.not_before)

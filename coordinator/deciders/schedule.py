@@ -327,6 +327,7 @@ def _submitted(schedule: Schedule, slot: int) -> TaskSubmitted:
         payload=task.payload,
         program=task.program,
         time_limits=task.time_limits,
+        worker_filter=task.worker_filter,
         occurrence=Occurrence(schedule_id=schedule.schedule_id, slot=slot, source=schedule.source),
     )
 

@@ -22,6 +22,7 @@ from events.resources import NONE
 from events.task import TaskSubmitted
 from projections.queue import name_of
 from projections.task import checksum, content_of, digest_of
+from projections.worker_filters import condition
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -37,7 +38,7 @@ ATTRIBUTES_BYTES_MAX = 1024
 _CONTENT = (
     "task_name", "task_type", "priority", "timeout_s", "max_retries", "resources", "idempotency_key", "queue",
     "fairness_key", "retry", "requeued_from", "after", "time_limits",
-    "attributes",
+    "attributes", "worker_filter",
 )  # fmt: skip
 """What the repeat of a submit must say again, besides the payload."""
 _SHA256_DIGITS = 64
@@ -69,8 +70,8 @@ def submission(world: World, command: SubmitTask, context: DecisionContext) -> T
         check_number("priority", priority, -PRIORITY_MOST, PRIORITY_MOST)
     if command.fairness_key:
         check_text("fairness_key", command.fairness_key, 128)
-    if command.resources is not NONE:
-        check_resources("resources", command.resources)
+    if command.resources is not NONE or command.worker_filter or command.attributes:
+        _check_asked(command)
     check_payload("payload", command.payload, rules)
     if command.timeout_s is not None:
         check_number("timeout_s", command.timeout_s, LEAST_S, MOST_S)
@@ -80,8 +81,6 @@ def submission(world: World, command: SubmitTask, context: DecisionContext) -> T
         check_policy(command.retry)
     if command.requeued_from:
         checked(command.requeued_from, "requeued_from")
-    if command.attributes:
-        check_attributes(command.attributes)
     if command.after is not None:
         dependencies.check_after(command.task_id, command.after)
     return TaskSubmitted(
@@ -105,7 +104,21 @@ def submission(world: World, command: SubmitTask, context: DecisionContext) -> T
         delay_s=command.delay_s,
         time_limits=None if command.time_limits is None else checked_limits(command.time_limits),
         attributes=command.attributes,
+        worker_filter=command.worker_filter,
     )
+
+
+def _check_asked(command: SubmitTask) -> None:
+    """
+    Accept what a task asks of its worker, and what may be asked of the task.
+
+    Raises:
+        Refused: amounts or attributes that are none, or a filter that is no condition on workers.
+    """
+    check_resources("resources", command.resources, may_name=True)
+    check_attributes(command.attributes)
+    if command.worker_filter:
+        condition(command.worker_filter)
 
 
 def same_key(world: World, keyed: KeyedTask, command: SubmitTask, event: TaskSubmitted) -> None:
@@ -148,22 +161,33 @@ def check_attributes(attributes: Mapping[str, Scalar]) -> None:
     Raises:
         Refused: they are too many or too long, or a name or a value is none.
     """
-    if len(attributes) > ATTRIBUTES_MAX:
-        msg = f"attributes has {len(attributes)} names: use at most {ATTRIBUTES_MAX}"
-        raise Refused(msg, reason="too_many")
-    size = 0
-    for name, value in attributes.items():
-        if not (name.isidentifier() and name.isascii()):
-            msg = f"attributes: {shown(name)} is not a name: use letters, digits and _, and no digit first"
-            raise Refused(msg, reason="bad_text")
-        if isinstance(value, str):
-            check_text(f"attributes.{name}", value, ATTRIBUTES_BYTES_MAX)
-        elif not isfinite(value) or abs(value) > AMOUNT_MAX:
-            check_number(f"attributes.{name}", value, -AMOUNT_MAX, AMOUNT_MAX)
-        size += len(name.encode()) + len(str(value).encode(errors="replace"))
+    size = check_scalars("attributes", attributes, ATTRIBUTES_MAX, ATTRIBUTES_BYTES_MAX)
     if size > ATTRIBUTES_BYTES_MAX:
         msg = f"attributes has {size} bytes: use at most {ATTRIBUTES_BYTES_MAX}; put more into the payload"
         raise Refused(msg, reason="too_large")
+
+
+def check_scalars(what: str, given: Mapping[str, Scalar], most: int, text_most: int) -> int:
+    """
+    Accept names with a text, a number or a truth value each, and return their size in bytes.
+
+    Raises:
+        Refused: they are too many, or a name or a value is none.
+    """
+    if len(given) > most:
+        msg = f"{what} has {len(given)} names: use at most {most}"
+        raise Refused(msg, reason="too_many")
+    size = 0
+    for name, value in given.items():
+        if not (name.isidentifier() and name.isascii()):
+            msg = f"{what}: {shown(name)} is not a name: use letters, digits and _, and no digit first"
+            raise Refused(msg, reason="bad_text")
+        if isinstance(value, str):
+            check_text(f"{what}.{name}", value, text_most)
+        elif not isfinite(value) or abs(value) > AMOUNT_MAX:
+            check_number(f"{what}.{name}", value, -AMOUNT_MAX, AMOUNT_MAX)
+        size += len(name.encode()) + len(str(value).encode(errors="replace"))
+    return size
 
 
 def check_payload(name: str, payload: Payload | None, rules: Rules) -> None:

@@ -12,6 +12,8 @@ from difflib import get_close_matches
 from itertools import islice
 from typing import TYPE_CHECKING
 
+from msgspec import json
+
 from coordinator.commands.explain import Blocker, Explanation, Reason, Tier, WorkerFit
 from coordinator.deciders.housing import SERVING, said_of
 from coordinator.deciders.rules import present_s
@@ -21,14 +23,17 @@ from events.resources import NONE, Resources
 from events.task import TaskStatus
 from projections.queue import policy_of
 from projections.worker import WorkerStatus
+from projections.worker_filters import FIELDS, condition, facts_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from coordinator.deciders.rules import Rules
     from coordinator.deciders.signs import Signs
+    from events.task import Scalar
     from projections.task import Task
     from projections.worker import WorkerState
+    from projections.worker_filters import Facts
     from projections.world import World
 
 MOST_BLOCKERS = 10
@@ -36,10 +41,11 @@ MOST_WORKERS_SHOWN = 20
 RUNS_LOOKED_AT = 2000
 """The newest ended tasks that are looked at for an estimate, and how many of them are enough."""
 RUNS_ENOUGH = 100
+FACTS_SHOWN = 5
 
 _TIERS = list(Tier)
 FITS = "fits"
-_PERMANENT = frozenset({"other_names", "too_small"})
+_PERMANENT = frozenset({"other_names", "too_small", "labels"})
 """What a worker will never do for this task, as it is registered."""
 
 
@@ -130,6 +136,8 @@ def _against(
     indexes = world.indexes
     if worker.handles and task.task_name not in worker.handles:
         yield "other_names", f"handles {', '.join(worker.handles[:5])}"
+    if task.worker_filter and not condition(task.worker_filter)(facts := facts_of(worker, world.containers)):
+        yield "labels", f"has {_facts(facts, task.worker_filter)}; asked is {task.worker_filter}"
     if worker.status is WorkerStatus.DRAINING:
         yield "draining", worker.reason or "it gets no new tasks"
     silent_s = signs.silent_for(signs.workers, worker.worker_id, heard_now)
@@ -258,11 +266,19 @@ def _never(world: World, task: Task, fits: dict[str, dict[str, str]]) -> Reason:
             text=f"none of {len(fits)} workers handles {task.task_name!r}{meant}",
             change=f"start a worker that handles {task.task_name!r}",
         )
+    alike = [worker_id for worker_id in named if "labels" not in fits[worker_id]]
+    if not alike:
+        return Reason(
+            code="no_match",
+            tier=Tier.NEVER,
+            text=f"none of {len(named)} workers that handle {task.task_name!r} meets its filter {task.worker_filter}",
+            change="start a worker with such labels, or submit it with another worker_filter",
+        )
     needs = amounts(task.resources)
     return Reason(
         code="too_large",
         tier=Tier.NEVER,
-        text=f"it needs {needs}, more than any of {len(named)} workers that handle {task.task_name!r} has",
+        text=f"it needs {needs}, more than any of {len(alike)} workers that may run {task.task_name!r} has",
         change=f"start a worker with {needs}, or submit it with less",
     )
 
@@ -290,8 +306,17 @@ def amounts(resources: Resources) -> str:
         (resources.cpu_millis, f"{resources.cpu_millis / 1000:g} cores"),
         (resources.memory_bytes, f"{resources.memory_bytes / 2**30:.3g} GiB"),
         (resources.gpus, f"{resources.gpus} GPUs"),
+        *((amount, f"{amount} {name}") for name, amount in sorted(resources.named.items())),
     ]
     return ", ".join(text for amount, text in parts if amount) or "nothing"
+
+
+def _facts(facts: Facts, worker_filter: str) -> str:
+    """Return what a worker has of what a filter names: what decided, and as much as a line holds."""
+    named: dict[str, Scalar] = {name: getattr(facts, name) for name in FIELDS.plain}
+    named |= {f"labels.{name}": value for name, value in sorted(facts.labels.items())}
+    shown = [f"{name} = {json.encode(value).decode()}" for name, value in named.items() if name in worker_filter]
+    return ", ".join(shown[:FACTS_SHOWN]) or "none of these labels"
 
 
 def _oldest(world: World, task_ids: Iterable[str]) -> list[Blocker]:

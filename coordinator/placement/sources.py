@@ -12,27 +12,51 @@ import heapq
 from heapq import merge
 from itertools import chain
 from operator import itemgetter
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from events.coordinator import ClaimFilter
 from events.queue import DEFAULT
+from events.resources import NONE
 from projections.queue import name_of, policy_of
-from projections.ready import FIFO, aged
+from projections.ready import FIFO, aged, shape_of
 from projections.shares import HALF_LIFE_S, Account, key_of, name_in
+from projections.worker_filters import NONE_MET, facts_of, met
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 
     from events.queue import FairShare, Policy
     from events.resources import Resources
     from projections.lanes import LaneName, Lanes
-    from projections.ready import Key, ReadyTasks, Shape
+    from projections.ready import Key, ReadyTasks, Shape, ShapeKey
     from projections.task import Task
+    from projections.worker import WorkerState
     from projections.world import World
 
 _NO_MORE: Iterator[tuple[Key, Shape]] = iter(())
 _BY_PRIORITY = frozenset({"priority", "fair", "custom"})
 _NEVER = Account("")
+
+
+class Allowed(NamedTuple):
+    """
+    Which shapes of tasks may go to some workers at all; without a word of names or filters, those of all.
+
+    None of the workers of a turn has more than `room` says, so what does not fit in that is not looked at in this turn.
+    """
+
+    names: frozenset[str] | None
+    filters: frozenset[str] | None
+    room: Callable[[], Resources | None]
+
+    def may_run(self, shape: ShapeKey) -> bool:
+        """Return whether the workers meet the filter of a shape, and one may have room for it."""
+        if shape.worker_filter and self.filters is not None and shape.worker_filter not in self.filters:
+            return False
+        if shape.resources is NONE:
+            return True
+        room = self.room()
+        return room is None or shape.resources.fits_in(room)
 
 
 class Candidate(Protocol):
@@ -60,28 +84,46 @@ class Sources:
     """
     The sources of one turn: claims that want the same share one.
 
-    *with_choice* says that a custom policy has chosen: claims get nothing else of the queues for which it does.
+    *with_choice* says that a custom policy has chosen: claims get nothing else of the queues for which it does. *room*
+    returns what none of its workers has more of, None if that is not limited.
     """
 
-    def __init__(self, world: World, *, with_choice: bool = False) -> None:
+    def __init__(
+        self, world: World, *, with_choice: bool = False, room: Callable[[], Resources | None] = lambda: None
+    ) -> None:
         self._world = world
+        self._room = room
+        self._filters = tuple(world.indexes.worker_filters)
         self._chosen_for = frozenset(map(name_of, custom_queues(world))) if with_choice else frozenset[str]()
-        self._of: dict[tuple[str, tuple[str, ...], ClaimFilter], Source] = {}
+        self._of: dict[tuple[str, tuple[str, ...], ClaimFilter, frozenset[str] | None], Source] = {}
         self._usage = _Usage(world)
 
-    def of(self, strategy: str, handles: tuple[str, ...], wanted: ClaimFilter) -> Source:
-        """Return what a claim may take that names *strategy*, '' for the policies of the queues."""
-        key = (strategy, handles, wanted)
+    def of(self, strategy: str, worker: WorkerState | None, wanted: ClaimFilter) -> Source:
+        """
+        Return what a claim may take that names *strategy*, '' for the policies of the queues.
+
+        Without a worker it is what any worker may take.
+        """
+        handles, filters = () if worker is None else worker.handles, self._met(worker)
+        key = (strategy, handles, wanted, filters)
         found = self._of.get(key)
         if found is None:
-            found = self._of[key] = self._made(strategy, handles, wanted)
+            found = self._of[key] = self._made(strategy, handles, wanted, filters)
         return found
+
+    def _met(self, worker: WorkerState | None) -> frozenset[str] | None:
+        """Return which filters of pending tasks a worker meets: those that meet the same ones share a source."""
+        if worker is None:
+            return None
+        return met(facts_of(worker, self._world.containers), self._filters) if self._filters else NONE_MET
 
     def note(self, task: Task) -> None:
         """Count a task that was given to a claim in the share it takes of, if there are any."""
         self._usage.note(task)
 
-    def _made(self, strategy: str, handles: tuple[str, ...], wanted: ClaimFilter) -> Source:
+    def _made(
+        self, strategy: str, handles: tuple[str, ...], wanted: ClaimFilter, filters: frozenset[str] | None
+    ) -> Source:
         indexes = self._world.indexes
         lanes = [indexes.lanes]
         if wanted.programs:
@@ -92,10 +134,11 @@ class Sources:
             names = set(handles or wanted.task_names)
             if handles and wanted.task_names:
                 names.intersection_update(wanted.task_names)
+        allowed = Allowed(None if names is None else frozenset(names), filters, self._room)
         queues = self._grouped(lanes, wanted.queues, is_live=not strategy and not wanted.task_ids)
         if wanted.task_ids:
-            return _Named(self._world, wanted.task_ids, lanes, queues, names)
-        made = {name_in(queue): self._of_queue(queue, groups, strategy, names) for queue, groups in queues.items()}
+            return _Named(self._world, wanted.task_ids, lanes, queues, allowed)
+        made = {name_in(queue): self._of_queue(queue, groups, strategy, allowed) for queue, groups in queues.items()}
         if len(made) == 1:
             return next(iter(made.values()))
         return _Shared(made, self._usage)
@@ -120,13 +163,13 @@ class Sources:
         return queues
 
     def _of_queue(
-        self, queue: str, lanes: Mapping[LaneName, list[ReadyTasks]], strategy: str, names: Collection[str] | None
+        self, queue: str, lanes: Mapping[LaneName, list[ReadyTasks]], strategy: str, allowed: Allowed
     ) -> Source:
         policy = policy_of(self._world.queues, queue)
         ordering = ordering_of(policy, strategy)
         if len(lanes) == 1 or (strategy or policy.strategy) != "fair":
-            return Line([one for groups in lanes.values() for one in groups], ordering, names)
-        made = {name_in(lane.queue, lane.key): _Later(groups, ordering, names) for lane, groups in lanes.items()}
+            return Line([one for groups in lanes.values() for one in groups], ordering, allowed)
+        made = {name_in(lane.queue, lane.key): _Later(groups, ordering, allowed) for lane, groups in lanes.items()}
         return _Shared(made, self._usage)
 
 
@@ -147,7 +190,7 @@ def custom_queues(world: World) -> tuple[str, ...]:
 
 def ready_for_custom(world: World, most: int) -> Iterator[Task]:
     """Yield up to *most* ready tasks of the queues that follow the default policy, the first ones by priority."""
-    source, taken = Sources(world).of("", (), ClaimFilter(queues=custom_queues(world))), set[str]()
+    source, taken = Sources(world).of("", None, ClaimFilter(queues=custom_queues(world))), set[str]()
     while len(taken) < most and (task := source.take(_Anyone(), taken)) is not None:
         taken.add(task.task_id)
         yield task
@@ -236,8 +279,8 @@ class _Shared:
 class _Later:
     """A line that is made when it is first wanted: most turns give tasks to few of many tenants."""
 
-    def __init__(self, groups: Sequence[ReadyTasks], ordering: str, names: Collection[str] | None) -> None:
-        self._of = (groups, ordering, names)
+    def __init__(self, groups: Sequence[ReadyTasks], ordering: str, allowed: Allowed) -> None:
+        self._of = (groups, ordering, allowed)
         self._line: Line | None = None
 
     @property
@@ -262,14 +305,15 @@ class _Named:
         task_ids: Sequence[str],
         lanes: Sequence[Lanes],
         queues: Collection[str],
-        names: Collection[str] | None,
+        allowed: Allowed,
     ) -> None:
         known = (task for task in map(world.tasks.get, dict.fromkeys(task_ids)) if task is not None)
         self._tasks = [
             task
             for task in known
             if task.queue in queues
-            and (names is None or task.task_name in names)
+            and (allowed.names is None or task.task_name in allowed.names)
+            and allowed.may_run(shape_of(task))
             and any(one.has(task) for one in lanes)
         ]
 
@@ -294,18 +338,19 @@ def _is_smaller(candidate: Candidate, no_fit: Sequence[Resources]) -> bool:
 
 
 class Line:
-    """The ready tasks of some groups that claims with the same filter, of workers with the same `handles`, may take."""
+    """The ready tasks of some groups that claims with the same filter, of workers that may run the same, may take."""
 
-    def __init__(self, groups: Sequence[ReadyTasks], ordering: str, names: Collection[str] | None) -> None:
+    def __init__(self, groups: Sequence[ReadyTasks], ordering: str, allowed: Allowed) -> None:
         self._ordering = ordering
+        self._allowed = allowed
         self._heads: list[tuple[Key, int, Task, Iterator[tuple[Key, Task]]]] = []
         self._opened = 0
         self._no_fit: list[Resources] = []
         self._unopened: Iterator[tuple[Key, Shape]] = _NO_MORE
-        if names is None:
+        if allowed.names is None:
             self._unopened = merge(*(group.in_order(ordering) for group in groups), key=itemgetter(0))
         else:
-            for shape in chain.from_iterable(group.of_name(name) for group in groups for name in names):
+            for shape in chain.from_iterable(group.of_name(name) for group in groups for name in allowed.names):
                 self._open(shape)
         self._next = next(self._unopened, None)
 
@@ -346,7 +391,7 @@ class Line:
         return bool(heads)
 
     def _open(self, shape: Shape) -> None:
-        if shape.members:
+        if shape.members and self._allowed.may_run(shape.key):
             self._opened += 1
             self._push(shape.ordered(self._ordering), self._opened)
 

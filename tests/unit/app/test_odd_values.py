@@ -257,8 +257,9 @@ def parameters() -> Iterator[Place]:
 
 
 ALSO = {
-    "resources": ("cpu", "memory", "gpu"),
+    "resources": ("cpu", "memory", "gpu", "resource"),
     "capacity": ("resource",),
+    "worker_filter": ("filter",),
     "wait_s": ("wait",),
     "task_names": ("task_name",),
     "queues": ("queue",),

@@ -111,7 +111,10 @@ _PAYLOADS = (
     Payload(encoding="text", data="x" * 256, digest="0" * 64),
     Payload(encoding="text", data="é" * 257, digest="1" * 64),
 )
-_SIZES = (Resources(), Resources(cpu_millis=500), Resources(memory_bytes=1 << 30, gpus=1))
+_SIZES = (
+    *(Resources(), Resources(cpu_millis=500), Resources(memory_bytes=1 << 30, gpus=1)),
+    *(Resources(), Resources(cpu_millis=500, named={"licences": 2})),
+)
 
 
 def write_history(seed: int, commits: int) -> Scribe:
@@ -192,6 +195,7 @@ class Historian:
             fairness_key=self.random.choice(("", self.pick("customer", 2))),
             retry=self.random.choice((None, None, RetryPolicy(when_exhausted="pause"), RetryPolicy(factor=3.0))),
             requeued_from=self.random.choice(("", "", "t0")),
+            worker_filter=self.random.choice(("", "", "", 'labels.zone == "eu"', "labels.gpu >= 16")),
             after=After(tasks=waits_for) if waits_for else None,
             waits_for=waits_for,
         )
@@ -302,7 +306,12 @@ class Historian:
         worker = self.world.workers.get(worker_id)
         status = worker.status if worker is not None else None
         possible: list[Event] = [
-            WorkerRegistered(worker_id=worker_id, slots=self.random.choice((None, 1, 8)), owned=self._is_owned())
+            WorkerRegistered(
+                worker_id=worker_id,
+                slots=self.random.choice((None, 1, 8)),
+                owned=self._is_owned(),
+                labels={"zone": "eu", "gpu": 16} if self.random.random() < 0.5 else {},
+            )
         ]
         if status is WorkerStatus.ACTIVE:
             possible.append(WorkerDraining(worker_id=worker_id, reason="r"))

@@ -1,0 +1,237 @@
+"""Which workers may run a task: by its filter over labels, by what it needs, and what it costs that some may not."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from hypothesis import given as for_all
+from hypothesis import strategies as st
+
+from coordinator.commands.explain import Tier
+from coordinator.placement.matching import offered, schedule
+from coordinator.placement.sources import ready_for_custom
+from events.coordinator import ANY, ClaimFilter
+from events.queue import FairShare, Policy, QueuePolicySet
+from events.resources import Resources
+from projections.worker_filters import condition, facts_of
+from tests.specification import fold
+from tests.unit.deciders.facts import created, node, resources, started, starting, submitted, worker
+from tests.unit.placement.test_explain import codes, told
+from tests.unit.placement.test_matching import dealt, waiting
+
+if TYPE_CHECKING:
+    from events.base import Event
+    from projections.world import World
+
+EU, US = 'labels.zone == "eu"', 'labels.zone == "us"'
+CLAIMS = [waiting("v", "v", 99), waiting("w", "w", 99)]
+TWO = (worker("v", labels={"zone": "us"}), worker("w", labels={"zone": "eu"}))
+
+
+def test_a_task_goes_only_to_a_worker_that_meets_its_filter() -> None:
+    """Whoever is first; the others of its name stay for the others."""
+    world = fold(*TWO, submitted("a", worker_filter=EU), submitted("b"), submitted("c", worker_filter=US))
+    assert sorted(dealt(world, *CLAIMS)) == [("a", "w"), ("b", "v"), ("c", "v")]
+    assert dealt(world, CLAIMS[1]) == [("a", "w"), ("b", "w")]
+    assert dealt(fold(worker(), submitted(worker_filter=EU)), waiting()) == []
+
+
+def test_what_one_worker_may_not_run_another_still_finds() -> None:
+    """Also one with less room: it is looked for again by workers with other labels."""
+    small = worker("w", labels={"zone": "eu"}, resources=resources(cpu=1))
+    world = fold(
+        worker("v", resources=resources(cpu=9)), small, submitted(worker_filter=EU, resources=resources(cpu=1))
+    )
+    assert dealt(world, *CLAIMS) == [("t", "w")]
+
+
+def test_a_filter_knows_the_worker_and_its_container() -> None:
+    """Its id, its labels, and the type and the node of its container; '' without one."""
+    inside = (node(), created(), starting(), worker(container_id="k", labels={"gpu": 16}))
+    for text in ('worker_id == "w"', "labels.gpu >= 16", 'container_id == "k"', 'agent_type == "task_agent"'):
+        assert dealt(fold(*inside, submitted(worker_filter=text)), waiting()) == [("t", "w")], text
+    assert dealt(fold(*inside, submitted(worker_filter='node_id == "n"')), waiting()) == [("t", "w")]
+    for text in ('container_id == ""', 'agent_type == ""', 'node_id == ""', "labels.gpu == null"):
+        assert dealt(fold(worker(), submitted(worker_filter=text)), waiting()) == [("t", "w")], text
+        assert dealt(fold(*inside, submitted(worker_filter=text)), waiting()) == [], text
+
+
+def test_labels_that_are_equal_and_not_alike_are_told_apart() -> None:
+    """1 and true are equal to Python, and are not to a filter."""
+    world = fold(
+        worker("v", labels={"x": 1}), worker("w", labels={"x": True}), submitted(worker_filter="labels.x == true")
+    )
+    assert dealt(world, *CLAIMS) == [("t", "w")]
+    again = fold(worker("w", labels={"x": 1}), submitted(worker_filter="labels.x == true"))
+    assert dealt(again, CLAIMS[1]) == []
+
+
+def test_a_worker_that_registers_with_other_labels_is_another_one() -> None:
+    """From then on."""
+    facts = (worker(labels={"zone": "us"}), submitted(worker_filter=EU))
+    assert dealt(fold(*facts), waiting()) == []
+    assert dealt(fold(*facts, worker(labels={"zone": "eu"})), waiting()) == [("t", "w")]
+
+
+def test_tasks_that_are_named_or_chosen_must_fit_as_well() -> None:
+    """A claim may name a task that its worker may not run, and a custom policy may choose one: it gets others."""
+    world = fold(*TWO, submitted("a", worker_filter=EU), submitted("b", worker_filter=US))
+    wanted = {"v": ClaimFilter(task_ids=("a", "b"))}
+    assert dealt(world, CLAIMS[0], filters=wanted) == [("b", "v")]
+    chosen = schedule(world, [waiting("v", "v", 9, "")], {}, most=9, chosen={"v": ("a", "b")})
+    assert [event.task_id for event in chosen] == ["b"]
+    assert [task.task_id for task in ready_for_custom(world, 9)] == ["a", "b"]
+
+
+def test_a_worker_is_offered_what_it_may_run() -> None:
+    """One that is not known has no labels."""
+    world = fold(*TWO, submitted("a", worker_filter=EU), submitted("b", worker_filter="worker_id == 'new'"))
+
+    def names(worker_id: str) -> list[str]:
+        return [task.task_id for task in offered(world, worker_id, ANY, "", most=9, containers={})]
+
+    assert (names("v"), names("w"), names("new")) == ([], ["a"], ["b"])
+
+
+def test_tasks_of_keys_are_shared_among_those_that_may_run_them() -> None:
+    """A lane whose tasks do not fit is passed over."""
+    world = fold(
+        *TWO,
+        QueuePolicySet(queue_id="default", policy=Policy(strategy="fair", fair=FairShare(by="key"))),
+        submitted("a", fairness_key="x", worker_filter=EU),
+        submitted("b", fairness_key="y", worker_filter=US),
+        submitted("c", fairness_key="y"),
+    )
+    assert dealt(world, waiting("v", "v", 9, "")) == [("b", "v"), ("c", "v")]
+
+
+def test_amounts_with_names_are_counted() -> None:
+    """What a worker does not name it has none of; what is held is gone until it ends."""
+    two = Resources(named={"licences": 2})
+    licensed = worker("w", resources=Resources(named={"licences": 3}))
+    world = fold(worker("v", resources=resources(cpu=9)), licensed, *(submitted(one, resources=two) for one in "ab"))
+    assert dealt(world, *CLAIMS) == [("a", "w")]
+    held = fold(licensed, submitted("a", resources=two), started("a", worker_id="w"), submitted("b", resources=two))
+    assert dealt(held, CLAIMS[1]) == []
+    assert held.indexes.held_resources["w"] == two
+    assert dealt(fold(worker("w"), submitted("a", resources=two)), CLAIMS[1]) == [("a", "w")]
+
+
+# --- why not ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_filter_that_no_worker_meets_is_told() -> None:
+    """With what each worker has of what is asked."""
+    asked = 'labels.zone == "eu" && labels.gpu >= 16'
+    found = told(worker(labels={"zone": "us", "gpu": 8, "rack": 3}), submitted(worker_filter=asked))
+    assert codes(found) == [("no_match", Tier.NEVER)]
+    assert found.summary == f"none of 1 workers that handle 'work' meets its filter {asked}"
+    assert found.workers[0].against == {"labels": f'has labels.gpu = 8, labels.zone = "us"; asked is {asked}'}
+    assert told(worker(), submitted(worker_filter=EU)).workers[0].against == {
+        "labels": f"has none of these labels; asked is {EU}"
+    }
+
+
+def test_no_name_no_match_and_too_little_are_told_apart() -> None:
+    """The first of them that holds for all."""
+    names = worker("u", handles=("x",), labels={"zone": "eu"})
+    small = worker("w", labels={"zone": "eu"}, resources=Resources(cpu_millis=1000, named={"licences": 1}))
+    large = submitted(worker_filter=EU, resources=Resources(named={"licences": 2}))
+    assert codes(told(names, large)) == [("no_handler", Tier.NEVER)]
+    assert codes(told(names, TWO[0], large)) == [("no_match", Tier.NEVER)]
+    found = told(names, TWO[0], small, large)
+    assert codes(found) == [("too_large", Tier.NEVER)]
+    assert found.summary == "it needs 2 licences, more than any of 1 workers that may run 'work' has"
+    assert found.worker_counts == {"labels": 1, "other_names": 1, "too_small": 2}
+
+
+# --- what it costs ----------------------------------------------------------------------------------------------------
+
+
+def _cheapest_claim_s(world: World) -> float:
+    """Return how long it takes to place one task, at best."""
+    best = 9.0
+    for _ in range(20):
+        begin = time.perf_counter()
+        assert len(list(schedule(world, [waiting()], {}, most=9))) == 1
+        best = min(best, time.perf_counter() - begin)
+    return best
+
+
+@pytest.mark.parametrize(
+    "differing",
+    [
+        lambda number: {"task_name": f"n{number}"},
+        lambda number: {"task_type": f"n{number}"},
+        lambda number: {"resources": resources(cpu=1 + number)},
+        lambda number: {"worker_filter": f'worker_id != "x{number}"'},
+    ],
+    ids=["names", "types", "amounts", "filters"],
+)
+def test_a_thousand_shapes_cost_a_claim_hardly_more_than_one(differing: Any) -> None:
+    """Only those that may have the first task are looked at; what a worker meets is known from the turn before."""
+    room = worker(resources=resources(cpu=2000))
+    one = fold(room, *(submitted(f"t{number}", **differing(0)) for number in range(20_000)))
+    many = fold(room, *(submitted(f"t{number}", **differing(number % 1000)) for number in range(20_000)))
+    assert _cheapest_claim_s(many) < 5 * _cheapest_claim_s(one) + 0.0001
+
+
+def test_what_fits_no_worker_of_a_turn_is_looked_at_once() -> None:
+    """However many tasks a claim takes, and however many of them wait before those."""
+    room = worker(resources=resources(cpu=100))
+    large = [submitted(f"t{number}", resources=resources(cpu=1000 + number % 500)) for number in range(5000)]
+    small = [submitted(f"s{number}", resources=resources(cpu=1)) for number in range(100)]
+    world = fold(room, *large, *small)
+    begin = time.perf_counter()
+    placed = list(schedule(world, [waiting(slots=100)], {}, most=100))
+    assert [event.task_id for event in placed] == [f"s{number}" for number in range(100)]
+    assert time.perf_counter() - begin < 0.02
+
+
+# --- what holds always ------------------------------------------------------------------------------------------------
+
+LABELS = st.dictionaries(st.sampled_from(["zone", "gpu"]), st.sampled_from(["eu", "us", 8, 16, True]), max_size=2)
+FILTERS = st.sampled_from(["", EU, US, "labels.gpu >= 16", "!(labels.gpu < 16)", 'worker_id in ["w0", "w2"]'])
+ROOM = st.none() | st.builds(
+    lambda cpu, licences: Resources(cpu_millis=cpu, named={"licences": licences} if licences else {}),
+    st.integers(0, 3),
+    st.integers(0, 3),
+)
+NEEDS = ROOM.map(lambda one: one or Resources())
+
+
+@for_all(
+    workers=st.lists(st.tuples(LABELS, ROOM), min_size=1, max_size=4),
+    ready=st.lists(st.tuples(FILTERS, NEEDS), max_size=10),
+    slots=st.integers(1, 4),
+)
+def test_tasks_go_where_they_fit_and_nowhere_else(workers: Any, ready: Any, slots: int) -> None:
+    """The next of the claims with the fewest tasks takes the oldest that its worker may run and has room for."""
+    facts: list[Event] = [
+        worker(f"w{number}", labels=labels, resources=room) for number, (labels, room) in enumerate(workers)
+    ]
+    facts += [
+        submitted(f"t{number}", worker_filter=asked, resources=needs) for number, (asked, needs) in enumerate(ready)
+    ]
+    world = fold(*facts)
+    left = dict(enumerate(ready))
+    free, had, expected = [room for _, room in workers], [0] * len(workers), []
+
+    def fitting(number: int) -> list[int]:
+        knows, room = facts_of(world.workers[f"w{number}"], {}), free[number]
+        return [
+            one
+            for one, (asked, needs) in left.items()
+            if (not asked or condition(asked)(knows)) and (room is None or needs.fits_in(room))
+        ]
+
+    while able := [(had[one], one) for one in range(len(workers)) if had[one] < slots and fitting(one)]:
+        _, number = min(able)
+        task = fitting(number)[0]
+        room, (_, needs) = free[number], left.pop(task)
+        free[number], had[number] = None if room is None else room - needs, had[number] + 1
+        expected.append((f"t{task}", f"w{number}"))
+    claims = [waiting(f"c{number}", f"w{number}", slots) for number in range(len(workers))]
+    assert dealt(world, *claims) == expected
