@@ -13,10 +13,12 @@ import msgspec
 from coordinator.cli import EXIT_ERROR, EXIT_TIMED_OUT
 from coordinator.cli.connection import TENANT, TRACEPARENT, URL, asking
 from coordinator.cli.output import (
+    RESOURCE,
     Attribute,
     Moment,
     Number,
     NumberOrName,
+    amounts_of,
     moment,
     output_options,
     show,
@@ -28,7 +30,7 @@ from coordinator.cli.retries import RETRY_FACTS, attempt_facts, retry_of, retry_
 from coordinator.client.paging import listed
 from coordinator.client.service_list import list_services
 from coordinator.commands.container import GetContainer, ListContainers
-from coordinator.commands.explain import ExplainTask
+from coordinator.commands.explain import ExplainTask, Tier
 from coordinator.commands.service import NO_PORT
 from coordinator.commands.task import LATEST_S, CancelTask, GetTask, ListTasks, SubmitTask
 from coordinator.commands.task_pause import PauseTask, ResumeTask
@@ -36,7 +38,7 @@ from coordinator.terminal import clean
 from events.after import After, AfterJoin, AfterOn, Otherwise
 from events.base import Position
 from events.cancel_ladder import Escalation
-from events.errors import NotFound, Refused
+from events.errors import CoordinationError, NotFound, Refused
 from events.nats_address import address_of
 from events.service import ServiceStatus
 from events.task import TaskStatus
@@ -127,6 +129,7 @@ _TASK_FACTS = (
     ("queue", lambda t: t.queue),
     ("key", lambda t: t.fairness_key),
     ("attributes", lambda t: ", ".join(f"{name}={shown_scalar(value)}" for name, value in t.attributes.items())),
+    ("worker filter", lambda t: t.worker_filter),
     ("tenant", lambda t: t.tenant),
     ("trace", lambda t: t.traceparent),
     ("started", lambda t: moment(t.started_at)),
@@ -170,6 +173,11 @@ def task() -> None:
 @retry_options
 @click.option("--cpu", help="CPU request, such as 500m.")
 @click.option("--memory", help="Memory request, such as 2Gi.")
+@click.option("--gpu", metavar="COUNT", help="GPUs it needs.")
+@RESOURCE
+@click.option(
+    "--worker-filter", metavar="FILTER", default="", help="Which workers may run it: 'labels.zone == \"eu\"'."
+)
 @click.option("--delay", type=Number(0.0, LATEST_S, SECONDS), help="Start this many seconds from now.")
 @click.option("--not-before", type=Moment(), help="Start at this time at the earliest: 2026-11-23T17:15:00+01:00.")
 @click.option("--id", "task_id", metavar="ID", help="Task id. A second submit with the same id has no effect.")
@@ -207,6 +215,7 @@ def task_submit(ctx: click.Context, /, name: str, wait: float, url: str | None, 
 
     async def submit(client: Client) -> Task | str:
         task_id: str = await client.execute(command)
+        await _tell_if_never(client, task_id)
         return await _ended(client, task_id, wait) if wait else task_id
 
     made = asking(ctx, url, submit, tenant=options["tenant"], traceparent=options["traceparent"])
@@ -220,11 +229,19 @@ def task_submit(ctx: click.Context, /, name: str, wait: float, url: str | None, 
     return _outcome(made)
 
 
+async def _tell_if_never(client: Client, task_id: str) -> None:
+    """Say on stderr why no worker that is known today can run a task, if none can."""
+    with suppress(CoordinationError):  # the task is submitted, whatever becomes of this question
+        found = await client.execute(ExplainTask(task_id=task_id))
+        for reason in found.reasons:
+            if reason.tier is Tier.NEVER:
+                click.echo(f"note: {clean(reason.text)}; to change it: {clean(reason.change)}", err=True)
+
+
 def _submit_command(name: str, options: dict[str, Any]) -> SubmitTask:
     from coordinator.ids import TimeOrderedIds
     from events.resources import Resources
 
-    amounts = {key: options[key] for key in ("cpu", "memory") if options[key] is not None}
     return SubmitTask(
         task_id=TimeOrderedIds().new("task") if options["task_id"] is None else options["task_id"],
         task_name=name,
@@ -232,11 +249,12 @@ def _submit_command(name: str, options: dict[str, Any]) -> SubmitTask:
         priority=options["priority"],
         timeout_s=options["timeout"],
         max_retries=options["max_retries"],
-        resources=Resources.parse(amounts),
+        resources=Resources.parse(amounts_of(options)),
         payload=given_payload(options["payload"]),
         queue=options["queue"],
         fairness_key=options["key"],
         attributes=dict(options["attributes"]),
+        worker_filter=options["worker_filter"],
         retry=retry_of(options),
         after=_after(options),
         not_before=None if options["not_before"] is None else options["not_before"].timestamp(),
