@@ -63,13 +63,14 @@ from events.task import (
     TaskUnblocked,
 )
 from events.task_pause import TaskPaused, TaskResumed
-from events.worker import WorkerLost
+from events.worker import WorkerLost, WorkerRegistered
 from projections.source import Record
 from projections.store.port import KINDS
 from projections.world import World
 from tests.derivation import Derivation
 from tests.simulation.actors import NAMESPACE, POOL, SLOTS
 from tests.simulation.cluster import MEMORY_BYTES, MOST_PENDING, MOST_SHARES
+from tests.simulation.fit import Fit
 from tests.simulation.promises import Promise, Violation
 from tests.simulation.streams import header_of
 
@@ -263,6 +264,7 @@ class History:
         """When the last mass silence of a kind was noticed."""
         self.lost: Counter[str] = Counter()
         self._retries = Retries()
+        self._fit = Fit()
 
     def take(self, envelope: Envelope, sequence: int) -> None:
         """Apply one event."""
@@ -285,6 +287,7 @@ class History:
             self._retries.take(event, time)
             self._task(event, sequence)
             self._settle(event, sequence)
+            self._fits(event)
         elif isinstance(event, ContainerEvent):
             self._container(event)
         elif isinstance(event, ScheduleEvent):
@@ -293,6 +296,8 @@ class History:
             self._paused.add(event.queue_id)
         elif isinstance(event, QueueResumed | QueueDeleted):
             self._paused.discard(event.queue_id)
+        elif isinstance(event, WorkerRegistered):
+            self._fit.registered(event)
         elif isinstance(event, InboxRecorded):
             self.facts[event.domain].append(event.event_id)
         elif isinstance(event, InboxRefused):
@@ -397,6 +402,14 @@ class History:
             if event.lease not in ("", held):
                 _broken(Promise.LEASE, f"{event} ended an attempt under that lease, but {held or 'no lease'} was held")
             self._end(event.task_id)
+
+    def _fits(self, event: TaskEvent) -> None:
+        """Check that a task starts where it may; one that somebody reports on who holds no lease starts nowhere."""
+        if isinstance(event, TaskSubmitted):
+            self._fit.submitted(event)
+        elif not (isinstance(event, TaskStarted) and event.claim_id == DIRECT) and (wrong := self._fit.take(event)):
+            _broken(Promise.FIT, wrong)
+        self.kinds["fitted"] = self._fit.checked
 
     def _start(self, event: TaskStarted, sequence: int) -> None:
         commit, held = self._claims.setdefault(event.claim_id, (sequence, set()))

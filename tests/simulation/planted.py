@@ -29,11 +29,13 @@ from coordinator.engine.waiting_claims import SchedulingWorker
 from coordinator.journal.stream import NatsJournal
 from coordinator.leadership.lease import Lease
 from coordinator.node.node_agent import NodeAgent
+from coordinator.placement import sources
 from coordinator.placement.sources import Sources
 from events.after import AfterOn
 from events.container import ContainerStatus
+from events.resources import Resources
 from events.task import TaskAttemptFailed, TaskStatus
-from projections import container
+from projections import container, worker_filters
 from projections import task as projected
 from projections.considered import Considered
 from projections.indexes import Indexes
@@ -52,6 +54,7 @@ if TYPE_CHECKING:
     from projections.stamp import Stamp
     from projections.store.port import Batch
     from projections.task import Task
+    from projections.worker_filters import Facts
 
 
 @contextmanager
@@ -317,6 +320,30 @@ def reason_undeclared() -> Iterator[None]:
 
 
 @contextmanager
+def filter_of_the_first() -> Iterator[None]:
+    """Which filters a worker meets is kept, and used for every other worker."""
+    kept: dict[tuple[str, ...], frozenset[str]] = {}
+
+    def met(facts: Facts, filters: tuple[str, ...]) -> frozenset[str]:
+        return kept.setdefault(filters, worker_filters.met(facts, filters))
+
+    with mock.patch.object(sources, "met", met):
+        yield
+
+
+@contextmanager
+def named_amounts_free() -> Iterator[None]:
+    """What a task needs by name is not counted."""
+    original = Resources.fits_in
+
+    def fits_in(self: Resources, free: Resources) -> bool:
+        return original(msgspec.structs.replace(self, named={}), msgspec.structs.replace(free, named={}))
+
+    with mock.patch.object(Resources, "fits_in", fits_in):
+        yield
+
+
+@contextmanager
 def delay_forgotten() -> Iterator[None]:
     """The fold makes a delayed task ready at once."""
     original = projected._submitted
@@ -469,6 +496,8 @@ PLANTED: dict[str, Callable[[], AbstractContextManager[None]]] = {
         grace_without_end,
         failure_taken_for_success,
         dependants_forgotten,
+        filter_of_the_first,
+        named_amounts_free,
     )
 }
 """Every bug by its name."""
@@ -478,11 +507,13 @@ FOUND_FROM = {
     "capacity_freed_twice": 130,
     "delay_forgotten": 4,
     "eviction_by_wall_clock": 71,
+    "filter_of_the_first": 13,
     "freshness_unchecked": 5,
     "grace_without_end": 2,
     "lease_never_minded": 154,
     "lease_unchecked": 8,
     "load_unrecorded": 12,
+    "named_amounts_free": 6,
     "nothing_withheld": 5,
     "old_reign_believed": 988,
     "older_epoch_obeyed": 191,
