@@ -18,7 +18,7 @@ from events.coordinator import ClaimFilter
 from events.queue import DEFAULT
 from events.resources import NONE
 from projections.queue import name_of, policy_of
-from projections.ready import FIFO, aged, shape_of
+from projections.ready import FIFO, aged
 from projections.shares import HALF_LIFE_S, Account, key_of, name_in
 from projections.worker_filters import NONE_MET, facts_of, met
 
@@ -49,14 +49,14 @@ class Allowed(NamedTuple):
     filters: frozenset[str] | None
     room: Callable[[], Resources | None]
 
-    def may_run(self, shape: ShapeKey) -> bool:
-        """Return whether the workers meet the filter of a shape, and one may have room for it."""
-        if shape.worker_filter and self.filters is not None and shape.worker_filter not in self.filters:
+    def may_run(self, asked: ShapeKey | Task) -> bool:
+        """Return whether the workers meet the filter of a task or a shape, and one may have room for it."""
+        if asked.worker_filter and self.filters is not None and asked.worker_filter not in self.filters:
             return False
-        if shape.resources is NONE:
+        if asked.resources is NONE:
             return True
         room = self.room()
-        return room is None or shape.resources.fits_in(room)
+        return room is None or asked.resources.fits_in(room)
 
 
 class Candidate(Protocol):
@@ -313,7 +313,7 @@ class _Named:
             for task in known
             if task.queue in queues
             and (allowed.names is None or task.task_name in allowed.names)
-            and allowed.may_run(shape_of(task))
+            and allowed.may_run(task)
             and any(one.has(task) for one in lanes)
         ]
 

@@ -507,7 +507,7 @@ FOUND_FROM = {
     "capacity_freed_twice": 130,
     "delay_forgotten": 4,
     "eviction_by_wall_clock": 71,
-    "filter_of_the_first": 13,
+    "filter_of_the_first": 20,
     "freshness_unchecked": 5,
     "grace_without_end": 2,
     "lease_never_minded": 154,
