@@ -54,6 +54,18 @@ class Occurrence(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defau
     source: str = ""
 
 
+class Prefer(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
+    """
+    A worker that meets `filter`, or that ran the task `sticky_to` last: a task goes only there for `for_s` seconds.
+
+    They begin when it is ready. Then it goes to any worker that may run it, and at once if no such one is registered.
+    """
+
+    filter: str = ""
+    sticky_to: str = ""
+    for_s: float = 5.0
+
+
 class TaskUsage(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults=True):
     """What an attempt used, as its worker reports: tokens, and money in micro-units of its currency."""
 
@@ -89,6 +101,7 @@ class TaskSubmitted(TaskEvent, frozen=True, kw_only=True, gc=False, omit_default
     ready before `task.unblocked`. No attempt starts before `not_before` (commit time, seconds
     since 1970). It is `delay_s` after the submit if that was asked for. With `occurrence` a schedule submitted it.
     `attributes` are what filters and limits know of its content. Only workers that meet `worker_filter` get it.
+    `prefers_worker` is the worker that ran the task that it sticks to, by `prefer`, if that had run then.
     """
 
     VERSION = 3
@@ -100,7 +113,7 @@ class TaskSubmitted(TaskEvent, frozen=True, kw_only=True, gc=False, omit_default
         "retry": 3,
         "requeued_from": 3,
         **dict.fromkeys(("after", "waits_for", "not_before", "delay_s", "time_limits", "occurrence", "attributes"), 3),
-        **dict.fromkeys(("worker_filter", "named_amounts"), 3),
+        **dict.fromkeys(("worker_filter", "named_amounts", "prefer", "prefers_worker"), 3),
     }
 
     task_name: str
@@ -125,6 +138,8 @@ class TaskSubmitted(TaskEvent, frozen=True, kw_only=True, gc=False, omit_default
     occurrence: Occurrence | None = None
     attributes: dict[str, Scalar] = {}
     worker_filter: str = ""
+    prefer: Prefer | None = None
+    prefers_worker: str = ""
 
     @property
     def named_amounts(self) -> dict[str, int]:
@@ -137,10 +152,12 @@ class TaskUnblocked(TaskEvent, frozen=True, kw_only=True, gc=False, omit_default
     A task waits for no other task any more: the end of `predecessor` decided it.
 
     `otherwise` says that the predecessors can no longer end as it waited for, and that it runs all the same.
+    `prefers_worker` is the worker that ran the task that it sticks to, if that has run since it was submitted.
     """
 
     predecessor: str
     otherwise: bool = False
+    prefers_worker: str = ""
 
 
 class TaskStarted(TaskEvent, frozen=True, kw_only=True, gc=False):

@@ -505,11 +505,16 @@ class Indexes:
             counts[name] = counts.get(name, 0) + 1  # `_count`, without a call
         if task.queue:
             _count(self._pending_in, task.queue, 1)
-        if task.worker_filter:
-            _count(self.worker_filters, task.worker_filter, 1)
+        if task.worker_filter or task.preference:
+            self._count_filters(task, 1)
         if task.time_limits is not None:
             self._note_deadline(task)
         self._wait(task)
+
+    def _count_filters(self, task: Task, by: int) -> None:
+        """Count what a pending task asks of its worker, or prefers."""
+        for one in filter(None, (task.worker_filter, task.preference)):
+            _count(self.worker_filters, one, by)
 
     def _wait(self, task: Task) -> None:
         """Add a pending task where it waits."""
@@ -528,6 +533,9 @@ class Indexes:
 
     def _still_pending(self, before: Task, task: Task) -> None:
         """Replace the old value where it waits: a second entry would return the task twice."""
+        if task.preference != before.preference:
+            self._count_filters(before, -1)
+            self._count_filters(task, 1)
         if task.payload is not before.payload:
             self._count_large(before, -1)
             self._count_large(task, 1)
@@ -580,8 +588,8 @@ class Indexes:
         _count(self.pending_by_source, task.source, -1)
         if task.queue:
             _count(self._pending_in, task.queue, -1)
-        if task.worker_filter:
-            _count(self.worker_filters, task.worker_filter, -1)
+        if task.worker_filter or task.preference:
+            self._count_filters(task, -1)
         if task.time_limits is not None:
             self._no_deadline(task.task_id)
         self._no_longer_wait(task)

@@ -49,7 +49,7 @@ class Lanes:
         """Return the shape of a task in its lane, a new one if there is none."""
         if task.queue or self._shared:
             return self._lane(self.lane_of(task)).shape(shape_of(task))
-        is_usual = task.resources is NONE and not task.task_type and not task.worker_filter
+        is_usual = task.resources is NONE and not (task.task_type or task.worker_filter or task.preference)
         shape = self._shapes.get(task.task_name) if is_usual else None
         if shape is None:
             shape = self.usual.shape(shape_of(task))

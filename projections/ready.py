@@ -81,11 +81,12 @@ class ShapeKey(msgspec.Struct, frozen=True, gc=False):
     task_type: str
     resources: Resources
     worker_filter: str = ""
+    preference: str = ""
 
 
 def shape_of(task: Task) -> ShapeKey:
     """Return the shape of a task."""
-    return ShapeKey(task.task_name, task.task_type, task.resources, task.worker_filter)
+    return ShapeKey(task.task_name, task.task_type, task.resources, task.worker_filter, task.preference)
 
 
 class _Order:

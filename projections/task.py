@@ -23,6 +23,7 @@ from events.retry import RetryPolicy
 from events.task import (
     Occurrence,
     Payload,
+    Prefer,
     Scalar,
     TaskAttemptFailed,
     TaskCancelled,
@@ -90,7 +91,7 @@ class Task(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults=Tr
     task that it does again. `cancelling` is how far a task is that shall be cancelled. Until a task is unblocked,
     `waiting_for` has the tasks that it waits for; in an answer, those of them that have not ended. `extended_s` is what
     the running attempt got besides `timeout_s`, `exceeded` the limit that ended the task or its last attempt, '' for
-    `timeout_s`.
+    `timeout_s`. `preference` is the filter over workers that follows from `prefer`, '' for none.
     """
 
     task_id: str
@@ -147,6 +148,8 @@ class Task(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults=Tr
     requeued_from: str = ""
     attributes: dict[str, Scalar] = {}
     worker_filter: str = ""
+    prefer: Prefer | None = None
+    preference: str = ""
 
     @property
     def is_paused(self) -> bool:
@@ -263,7 +266,14 @@ def content_of(task: Task | TaskSubmitted, payload_digest: str) -> int:
         text += f"\0attributes {sorted(task.attributes.items())}"
     if task.worker_filter:
         text += f"\0worker_filter {task.worker_filter}"
+    if task.prefer is not None:
+        text += f"\0prefer {msgspec.structs.astuple(task.prefer)}"
     return crc32(text.encode())
+
+
+def of_worker(worker_id: str) -> str:
+    """Return the filter that only this worker meets; '' for none."""
+    return f'worker_id == "{worker_id}"' if worker_id else ""
 
 
 def checksum(text: str) -> int:
@@ -319,6 +329,8 @@ def _submitted(event: TaskSubmitted, stamp: Stamp) -> Task:
         occurrence=event.occurrence,
         attributes=event.attributes,
         worker_filter=intern(event.worker_filter) if event.worker_filter else "",
+        prefer=event.prefer,
+        preference="" if event.prefer is None else intern(event.prefer.filter or of_worker(event.prefers_worker)),
     )
     if event.not_before is not None:
         return msgspec.structs.replace(task, retry_at=event.not_before)
@@ -333,7 +345,9 @@ def _shared(policy: RetryPolicy) -> RetryPolicy:
 
 def _unblocked(task: Task, event: TaskUnblocked, stamp: Stamp) -> Task:
     check_status({PENDING}, task.status, event, stamp)
-    if task.time_limits is not None:  # the time that it may wait for a worker begins
+    if event.prefers_worker:
+        task = msgspec.structs.replace(task, preference=intern(of_worker(event.prefers_worker)))
+    if task.time_limits is not None or task.preference:  # the time that it may wait for a worker begins
         task = msgspec.structs.replace(task, retry_at=max(task.retry_at, stamp.time))
     return _followed(task, stamp, waiting_for=())
 
@@ -435,7 +449,7 @@ def _resumed(task: Task, event: TaskResumed, stamp: Stamp) -> Task:
     check_status({PENDING}, task.status, event, stamp)
     if not task.is_paused:
         _wrongly(task, event, stamp)
-    if task.time_limits is not None:  # the time that it may wait for a worker begins again
+    if task.time_limits is not None or task.preference:  # the time that it may wait for a worker begins again
         task = msgspec.structs.replace(task, retry_at=max(task.retry_at, stamp.time))
     return msgspec.structs.replace(
         task,

@@ -41,7 +41,7 @@ from events.cancel_ladder import Escalation
 from events.errors import CoordinationError, NotFound, Refused
 from events.nats_address import address_of
 from events.service import ServiceStatus
-from events.task import TaskStatus
+from events.task import Prefer, TaskStatus
 from events.time_limits import TimeLimits
 
 if TYPE_CHECKING:
@@ -130,6 +130,7 @@ _TASK_FACTS = (
     ("key", lambda t: t.fairness_key),
     ("attributes", lambda t: ", ".join(f"{name}={shown_scalar(value)}" for name, value in t.attributes.items())),
     ("worker filter", lambda t: t.worker_filter),
+    ("prefers", lambda t: f"{t.preference}, for {t.prefer.for_s:g} s" if t.preference else ""),
     ("tenant", lambda t: t.tenant),
     ("trace", lambda t: t.traceparent),
     ("started", lambda t: moment(t.started_at)),
@@ -178,6 +179,9 @@ def task() -> None:
 @click.option(
     "--worker-filter", metavar="FILTER", default="", help="Which workers may run it: 'labels.zone == \"eu\"'."
 )
+@click.option("--prefer", metavar="FILTER", default="", help="Wait for such a worker first, if there is one.")
+@click.option("--sticky-to", metavar="ID", default="", help="Wait first for the worker that ran this task.")
+@click.option("--prefer-for", type=Number(0.0, 3600.0, SECONDS), default=5.0, help="How long to wait for it (5 s).")
 @click.option("--delay", type=Number(0.0, LATEST_S, SECONDS), help="Start this many seconds from now.")
 @click.option("--not-before", type=Moment(), help="Start at this time at the earliest: 2026-11-23T17:15:00+01:00.")
 @click.option("--id", "task_id", metavar="ID", help="Task id. A second submit with the same id has no effect.")
@@ -255,12 +259,19 @@ def _submit_command(name: str, options: dict[str, Any]) -> SubmitTask:
         fairness_key=options["key"],
         attributes=dict(options["attributes"]),
         worker_filter=options["worker_filter"],
+        prefer=_prefer(options),
         retry=retry_of(options),
         after=_after(options),
         not_before=None if options["not_before"] is None else options["not_before"].timestamp(),
         delay_s=options["delay"],
         time_limits=time_limits_of(options),
     )
+
+
+def _prefer(options: dict[str, Any]) -> Prefer | None:
+    if not options["prefer"] and not options["sticky_to"]:
+        return None
+    return Prefer(filter=options["prefer"], sticky_to=options["sticky_to"], for_s=options["prefer_for"])
 
 
 def _after(options: dict[str, Any]) -> After | None:

@@ -10,7 +10,7 @@ from events.after import After
 from events.cancel_ladder import Escalation
 from events.resources import NONE, Resources
 from events.retry import RetryPolicy
-from events.task import Payload, Scalar, TaskStatus, TaskUsage
+from events.task import Payload, Prefer, Scalar, TaskStatus, TaskUsage
 from events.time_limits import TimeLimits
 from projections.task import Task
 
@@ -31,7 +31,9 @@ class SubmitTask(Command[str], frozen=True, kw_only=True, gc=False):
     `not_before`, in seconds since 1970, or before `delay_s` seconds have passed since the submit. `timeout_s` limits
     one attempt; `time_limits` are the other limits. `attributes` are what filters and limits may know of its content:
     at most 16 texts, numbers and truth values, 1 KiB together. Only workers that meet `worker_filter` get it, such as
-    `labels.zone == "eu"`; its fields are `worker_id`, `labels.…`, `container_id`, `agent_type` and `node_id`.
+    `labels.zone == "eu"`; its fields are `worker_id`, `labels.…`, `container_id`, `agent_type` and `node_id`. With
+    `prefer`, for so many seconds after it became ready (`for_s`), it goes only to a worker that meets `filter`, or that
+    ran the task `sticky_to` last, as long as such a worker is registered and not draining; then to any that may run it.
     """
 
     KIND, VERB = "task", "submit"
@@ -62,6 +64,7 @@ class SubmitTask(Command[str], frozen=True, kw_only=True, gc=False):
     time_limits: TimeLimits | None = None
     attributes: dict[str, Scalar] = {}
     worker_filter: str = ""
+    prefer: Prefer | None = None
 
 
 class ClaimTasks(Command[list[Task]], frozen=True, kw_only=True, gc=False):

@@ -16,7 +16,7 @@ from coordinator.deciders.first_start import first_start
 from coordinator.deciders.queue import PRIORITY_MOST, priority_of
 from coordinator.deciders.retries import check_policy
 from coordinator.deciders.time_limits import LEAST_S, MOST_S, checked_limits
-from events.errors import Refused, shown
+from events.errors import NotFound, Refused, shown
 from events.ids import checked
 from events.resources import NONE
 from events.task import TaskSubmitted
@@ -29,16 +29,17 @@ if TYPE_CHECKING:
 
     from coordinator.commands.task import SubmitTask
     from coordinator.deciders.rules import DecisionContext, Rules
-    from events.task import Payload, Scalar
+    from events.task import Payload, Prefer, Scalar
     from projections.task import EndedTask, KeyedTask, Task
     from projections.world import World
 
 ATTRIBUTES_MAX = 16
 ATTRIBUTES_BYTES_MAX = 1024
+PREFER_MOST_S = 3600.0
 _CONTENT = (
     "task_name", "task_type", "priority", "timeout_s", "max_retries", "resources", "idempotency_key", "queue",
     "fairness_key", "retry", "requeued_from", "after", "time_limits",
-    "attributes", "worker_filter",
+    "attributes", "worker_filter", "prefer",
 )  # fmt: skip
 """What the repeat of a submit must say again, besides the payload."""
 _SHA256_DIGITS = 64
@@ -70,19 +71,14 @@ def submission(world: World, command: SubmitTask, context: DecisionContext) -> T
         check_number("priority", priority, -PRIORITY_MOST, PRIORITY_MOST)
     if command.fairness_key:
         check_text("fairness_key", command.fairness_key, 128)
-    if command.resources is not NONE or command.worker_filter or command.attributes:
-        _check_asked(command)
+    if command.resources is not NONE:
+        check_resources("resources", command.resources, may_name=True)
     check_payload("payload", command.payload, rules)
     if command.timeout_s is not None:
         check_number("timeout_s", command.timeout_s, LEAST_S, MOST_S)
     if command.max_retries is not None:
         check_number("max_retries", command.max_retries, 0, 1000)
-    if command.retry is not None:
-        check_policy(command.retry)
-    if command.requeued_from:
-        checked(command.requeued_from, "requeued_from")
-    if command.after is not None:
-        dependencies.check_after(command.task_id, command.after)
+    _check_rare(command)
     return TaskSubmitted(
         task_id=command.task_id,
         task_name=command.task_name,
@@ -105,20 +101,56 @@ def submission(world: World, command: SubmitTask, context: DecisionContext) -> T
         time_limits=None if command.time_limits is None else checked_limits(command.time_limits),
         attributes=command.attributes,
         worker_filter=command.worker_filter,
+        prefer=command.prefer,
+        prefers_worker="" if command.prefer is None else _preferred(world, command.prefer),
     )
 
 
-def _check_asked(command: SubmitTask) -> None:
+def _check_rare(command: SubmitTask) -> None:
+    """Check the fields that few tasks have."""
+    if command.retry is not None:
+        check_policy(command.retry)
+    if command.requeued_from:
+        checked(command.requeued_from, "requeued_from")
+    if command.attributes:
+        check_attributes(command.attributes)
+    if command.after is not None:
+        dependencies.check_after(command.task_id, command.after)
+    if command.worker_filter:
+        _check_filter("worker_filter", command.worker_filter)
+
+
+def _check_filter(name: str, text: str) -> None:
     """
-    Accept what a task asks of its worker, and what may be asked of the task.
+    Accept a filter over workers.
 
     Raises:
-        Refused: amounts or attributes that are none, or a filter that is no condition on workers.
+        Refused: it is no condition on workers; the message says where and why.
     """
-    check_resources("resources", command.resources, may_name=True)
-    check_attributes(command.attributes)
-    if command.worker_filter:
-        condition(command.worker_filter)
+    try:
+        condition(text)
+    except Refused as error:
+        raise Refused(f"{name}: {error.message}", reason="bad_filter") from None
+
+
+def _preferred(world: World, prefer: Prefer) -> str:
+    """
+    Return the worker that ran the task to stick to, '' if there is none.
+
+    Raises:
+        Refused: it is two preferences or none, or no condition on workers. NotFound: the task to stick to is not known.
+    """
+    if bool(prefer.filter) is bool(prefer.sticky_to):
+        msg = f"prefer has filter {shown(prefer.filter)} and sticky_to {shown(prefer.sticky_to)}: give one of them"
+        raise Refused(msg, reason="bad_filter")
+    check_number("prefer.for_s", prefer.for_s, 0.0, PREFER_MOST_S)
+    if prefer.filter:
+        _check_filter("prefer.filter", prefer.filter)
+        return ""
+    if not world.knows_task(checked(prefer.sticky_to, "prefer.sticky_to")):
+        msg = f"prefer.sticky_to names {prefer.sticky_to!r}, a task that does not exist: submit it first"
+        raise NotFound(msg, reason="unknown_predecessor")
+    return dependencies.ran_on(world, prefer.sticky_to)
 
 
 def same_key(world: World, keyed: KeyedTask, command: SubmitTask, event: TaskSubmitted) -> None:

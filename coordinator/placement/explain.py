@@ -17,7 +17,7 @@ from msgspec import json
 from coordinator.commands.explain import Blocker, Explanation, Reason, Tier, WorkerFit
 from coordinator.deciders.housing import SERVING, said_of
 from coordinator.deciders.rules import present_s
-from coordinator.placement.sources import ordering_of
+from coordinator.placement.sources import Patience, ordering_of, prefers_for_s
 from events.queue import DEFAULT
 from events.resources import NONE, Resources
 from events.task import TaskStatus
@@ -90,8 +90,9 @@ def _running(world: World, signs: Signs, task: Task, heard_now: float) -> Explan
 
 def _pending(world: World, signs: Signs, task: Task, rules: Rules, heard_now: float) -> Explanation:
     indexes, policy = world.indexes, policy_of(world.queues, task.queue)
+    waits_s = 0.0 if not task.preference or Patience(world).is_over(task) else prefers_for_s(task, indexes.now)
     fits = {
-        worker.worker_id: dict(_against(world, signs, task, worker, rules, heard_now))
+        worker.worker_id: dict(_against(world, signs, task, worker, rules, heard_now, waits_s))
         for worker in world.workers.values()
         if not worker.is_ended
     }
@@ -101,6 +102,7 @@ def _pending(world: World, signs: Signs, task: Task, rules: Rules, heard_now: fl
     reasons = sorted(
         (
             *_of_task(world, task),
+            *_of_preference(task, waits_s),
             *_of_queue(world, task),
             *_of_fleet(world, task, rules),
             *_of_workers(world, task, fits),
@@ -130,7 +132,7 @@ def _pending(world: World, signs: Signs, task: Task, rules: Rules, heard_now: fl
 
 
 def _against(
-    world: World, signs: Signs, task: Task, worker: WorkerState, rules: Rules, heard_now: float
+    world: World, signs: Signs, task: Task, worker: WorkerState, rules: Rules, heard_now: float, waits_s: float
 ) -> Iterator[tuple[str, str]]:
     """Yield what keeps a task from a worker: the code of each rule, and what the worker has."""
     indexes = world.indexes
@@ -138,6 +140,8 @@ def _against(
         yield "other_names", f"handles {', '.join(worker.handles[:5])}"
     if task.worker_filter and not condition(task.worker_filter)(facts := facts_of(worker, world.containers)):
         yield "labels", f"has {_facts(facts, task.worker_filter)}; asked is {task.worker_filter}"
+    if waits_s and not condition(task.preference)(facts_of(worker, world.containers)):
+        yield "preferred", f"it waits {waits_s:.1f} s more for another worker"
     if worker.status is WorkerStatus.DRAINING:
         yield "draining", worker.reason or "it gets no new tasks"
     silent_s = signs.silent_for(signs.workers, worker.worker_id, heard_now)
@@ -180,6 +184,15 @@ def _of_task(world: World, task: Task) -> Iterator[Reason]:
             tier=Tier.ITSELF,
             text=f"attempt {task.attempt} failed ({task.error or 'without a message'}); "
             f"the next one may begin in {task.retry_at - now:.1f} s",
+        )
+
+
+def _of_preference(task: Task, waits_s: float) -> Iterator[Reason]:
+    if waits_s:
+        yield Reason(
+            code="prefers",
+            tier=Tier.ITSELF,
+            text=f"it waits {waits_s:.1f} s more for a worker that meets {task.preference}",
         )
 
 
@@ -243,6 +256,7 @@ def _of_workers(world: World, task: Task, fits: dict[str, dict[str, str]]) -> It
             blockers=[Blocker(kind="worker", id=worker_id) for worker_id in islice(able, MOST_BLOCKERS)],
         )
         return
+    heard = {worker_id for worker_id in heard if "preferred" not in able[worker_id]} or heard
     holds = (task_id for worker_id in sorted(heard) for task_id in world.indexes.held.get(worker_id, ()))
     yield Reason(
         code="workers_busy",

@@ -9,8 +9,9 @@ first by the order of the queue. What runs counts as much as an attempt of the s
 from __future__ import annotations
 
 import heapq
+from functools import partial
 from heapq import merge
-from itertools import chain
+from itertools import chain, islice
 from operator import itemgetter
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
@@ -20,7 +21,9 @@ from events.resources import NONE
 from projections.queue import name_of, policy_of
 from projections.ready import FIFO, aged
 from projections.shares import HALF_LIFE_S, Account, key_of, name_in
-from projections.worker_filters import NONE_MET, facts_of, met
+from projections.time_limits import waits_since
+from projections.worker import WorkerStatus
+from projections.worker_filters import NONE_MET, condition, facts_of, met
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -36,6 +39,8 @@ if TYPE_CHECKING:
 _NO_MORE: Iterator[tuple[Key, Shape]] = iter(())
 _BY_PRIORITY = frozenset({"priority", "fair", "custom"})
 _NEVER = Account("")
+PATIENT_LOOKED_AT = 50
+"""Tasks of a shape that wait for other workers are looked at so far, whether one has waited long enough."""
 
 
 class Allowed(NamedTuple):
@@ -48,6 +53,7 @@ class Allowed(NamedTuple):
     names: frozenset[str] | None
     filters: frozenset[str] | None
     room: Callable[[], Resources | None]
+    patience: Patience
 
     def may_run(self, asked: ShapeKey | Task) -> bool:
         """Return whether the workers meet the filter of a task or a shape, and one may have room for it."""
@@ -57,6 +63,40 @@ class Allowed(NamedTuple):
             return True
         room = self.room()
         return room is None or asked.resources.fits_in(room)
+
+    def prefers(self, asked: ShapeKey | Task) -> bool:
+        """Return whether the workers are as good as any other for a task or a shape."""
+        return not asked.preference or self.filters is None or asked.preference in self.filters
+
+
+def prefers_for_s(task: Task, now: float) -> float:
+    """Return for how long a task still waits for a worker that it prefers, in seconds; 0 or less if no longer."""
+    return 0.0 if task.prefer is None else waits_since(task) + task.prefer.for_s - now
+
+
+class Patience:
+    """Which tasks still wait for a worker that they prefer; workers that are registered and not draining count."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self._exists: dict[tuple[str, str], bool] = {}
+
+    def is_over(self, task: Task) -> bool:
+        """Return whether a task may go to a worker that it does not prefer."""
+        if prefers_for_s(task, self._world.indexes.now) <= 0.0:
+            return True
+        key = (task.preference, task.task_name)
+        exists = self._exists.get(key)
+        if exists is None:
+            exists = self._exists[key] = any(map(partial(self._is_one, key), self._world.workers.values()))
+        return not exists
+
+    def _is_one(self, key: tuple[str, str], worker: WorkerState) -> bool:
+        """Return whether a worker meets a preference and handles the name of the task."""
+        preference, task_name = key
+        if worker.status is not WorkerStatus.ACTIVE or (worker.handles and task_name not in worker.handles):
+            return False
+        return condition(preference)(facts_of(worker, self._world.containers))
 
 
 class Candidate(Protocol):
@@ -93,6 +133,7 @@ class Sources:
     ) -> None:
         self._world = world
         self._room = room
+        self._patience = Patience(world)
         self._filters = tuple(world.indexes.worker_filters)
         self._chosen_for = frozenset(map(name_of, custom_queues(world))) if with_choice else frozenset[str]()
         self._of: dict[tuple[str, tuple[str, ...], ClaimFilter, frozenset[str] | None], Source] = {}
@@ -134,7 +175,7 @@ class Sources:
             names = set(handles or wanted.task_names)
             if handles and wanted.task_names:
                 names.intersection_update(wanted.task_names)
-        allowed = Allowed(None if names is None else frozenset(names), filters, self._room)
+        allowed = Allowed(None if names is None else frozenset(names), filters, self._room, self._patience)
         queues = self._grouped(lanes, wanted.queues, is_live=not strategy and not wanted.task_ids)
         if wanted.task_ids:
             return _Named(self._world, wanted.task_ids, lanes, queues, allowed)
@@ -314,6 +355,7 @@ class _Named:
             if task.queue in queues
             and (allowed.names is None or task.task_name in allowed.names)
             and allowed.may_run(task)
+            and (allowed.prefers(task) or allowed.patience.is_over(task))
             and any(one.has(task) for one in lanes)
         ]
 
@@ -391,9 +433,13 @@ class Line:
         return bool(heads)
 
     def _open(self, shape: Shape) -> None:
-        if shape.members and self._allowed.may_run(shape.key):
+        allowed, key = self._allowed, shape.key
+        if shape.members and allowed.may_run(key):
             self._opened += 1
-            self._push(shape.ordered(self._ordering), self._opened)
+            tasks = shape.ordered(self._ordering)
+            if not allowed.prefers(key):  # the first ones tell for the others: they have waited longest, or are urgent
+                tasks = (one for one in islice(tasks, PATIENT_LOOKED_AT) if allowed.patience.is_over(one[1]))
+            self._push(tasks, self._opened)
 
     def _push(self, rest: Iterator[tuple[Key, Task]], number: int) -> None:
         for key, task in rest:

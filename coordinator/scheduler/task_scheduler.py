@@ -53,7 +53,7 @@ from events.after import After, AfterJoin, AfterOn, Otherwise
 from events.cancel_ladder import Escalation
 from events.errors import CoordinationError, NotFound, Refused, StaleLease, Unavailable, shown
 from events.resources import NONE, Resources
-from events.task import Scalar, TaskStatus, TaskUsage
+from events.task import Prefer, Scalar, TaskStatus, TaskUsage
 from events.time_limits import TIMEOUT, TimeLimits
 
 if TYPE_CHECKING:
@@ -280,17 +280,30 @@ def _work(
     }
 
 
-def _waiting(
-    queue: Any, fairness_key: Any, idempotency_key: Any, retry: Any, after: Any, attributes: Any, worker_filter: Any
-) -> dict[str, Any]:
+def _again(idempotency_key: Any, retry: Any, after: Any) -> dict[str, Any]:
     return {
-        "queue": text("queue", queue),
-        "fairness_key": text("fairness_key", fairness_key),
         "idempotency_key": text("idempotency_key", idempotency_key),
         "retry": None if retry is None else retry_policy("retry", retry),
         "after": _after(after),
+    }
+
+
+def _where(queue: Any, fairness_key: Any, attributes: Any, worker_filter: Any, prefer: Any) -> dict[str, Any]:
+    if isinstance(prefer, str):
+        prefer = Prefer(filter=text("prefer", prefer))
+    if prefer is not None:
+        given: Prefer = wanted("prefer", prefer, Prefer, "a filter, or Prefer(…)")
+        prefer = Prefer(
+            filter=text("prefer.filter", given.filter),
+            sticky_to=text("prefer.sticky_to", given.sticky_to),
+            for_s=number("prefer.for_s", given.for_s),
+        )
+    return {
+        "queue": text("queue", queue),
+        "fairness_key": text("fairness_key", fairness_key),
         "attributes": {} if attributes is None else scalars("attributes", attributes),
         "worker_filter": text("worker_filter", worker_filter),
+        "prefer": prefer,
     }
 
 
@@ -370,6 +383,7 @@ class TaskScheduler(Facade):
         heartbeat: float | None = None,
         attributes: Mapping[str, Scalar] | None = None,
         worker_filter: str = "",
+        prefer: Prefer | str | None = None,
     ) -> str:
         """
         Submit a task to the queue and return its id. When this returns, the task is durable.
@@ -395,17 +409,17 @@ class TaskScheduler(Facade):
             heartbeat: seconds that a running attempt may report no progress; then the attempt fails.
             attributes: what filters and limits may know of its content, such as `{"customer": "acme"}`; at most 16.
             worker_filter: which workers may run it, such as `labels.zone == "eu" && labels.gpu_memory >= 16`.
+            prefer: a filter as that, or `Prefer(…)`: for 5 s it waits for such a worker, if there is one; then for any.
 
         Raises:
             Refused: an argument is invalid, the queue does not exist, or too many tasks wait.
             NotFound: a task of *after* does not exist, or ended longer than 10 minutes ago.
             Unavailable: the coordinator did not answer; the task may have been submitted.
         """
-        return await self._submit(
-            **_work(task_id, task_name, task_type, priority, timeout, max_retries, resources, payload),
-            **_waiting(queue, fairness_key, idempotency_key, retry, after, attributes, worker_filter),
-            **_times(not_before, delay, start_within, finish_within, heartbeat),
-        )
+        what = _work(task_id, task_name, task_type, priority, timeout, max_retries, resources, payload)
+        where = _where(queue, fairness_key, attributes, worker_filter, prefer)
+        when = _times(not_before, delay, start_within, finish_within, heartbeat)
+        return await self._submit(**what, **where, **when, **_again(idempotency_key, retry, after))
 
     async def _submit(self, **content: Any) -> str:
         app = await self.opened()

@@ -15,7 +15,7 @@ from coordinator.commands.worker import ListWorkers
 from coordinator.guard import spawn
 from events.errors import Refused
 from events.resources import Resources
-from events.task import TaskStatus
+from events.task import Prefer, TaskStatus
 from tests.commands import PROGRAM, call
 from tests.e2e.test_worker import PATIENCE_S, _nothing, ended, serving, some_worker, submit, task_of
 
@@ -62,6 +62,34 @@ async def test_tasks_go_to_the_workers_that_meet_their_filters(cluster: Cluster)
         assert refused.value.reason == "bad_filter"
 
 
+async def test_tasks_wait_for_the_worker_that_they_prefer(cluster: Cluster) -> None:
+    """As long as they say; one that sticks to another goes where that ran, and the rest anywhere."""
+    eu, us = some_worker(cluster, worker_id="eu", labels={"zone": "eu"}, slots=1), some_worker(cluster, worker_id="us")
+    for worker in (eu, us):
+        worker.task("n")(_nothing)
+    begun, until = asyncio.Event(), asyncio.Event()
+
+    @eu.task("long")
+    async def long(_payload: object) -> None:
+        begun.set()
+        await until.wait()
+
+    async with serving(cluster, eu), serving(cluster, us):
+        (first,) = await submit(cluster, "n", task_id="first", prefer=Prefer('labels.zone == "eu"'))
+        await ended(cluster, [first])
+        stuck = await submit(cluster, "n", count=20, task_id="stuck", prefer=Prefer(sticky_to=first, for_s=30.0))
+        assert {task.worker_id for task in await ended(cluster, stuck)} == {"eu"}
+        (busy,) = await submit(cluster, "long")
+        await begun.wait()
+        (hurried,) = await submit(cluster, "n", task_id="hurried", prefer=Prefer(sticky_to=first, for_s=0.2))
+        (patient,) = await submit(cluster, "n", task_id="patient", prefer=Prefer(sticky_to=first, for_s=30.0))
+        assert [task.worker_id for task in await ended(cluster, [hurried])] == ["us"]
+        found = await cluster.client.execute(ExplainTask(task_id=patient))
+        assert [reason.code for reason in found.reasons] == ["prefers", "workers_busy"]
+        until.set()
+        assert [task.worker_id for task in await ended(cluster, [patient, busy])] == ["eu", "eu"]
+
+
 async def test_a_worker_of_the_command_line_says_its_labels(cluster: Cluster, tmp_path: Path) -> None:
     """And what it has; the command line that submits is told when no worker can run a task."""
     (tmp_path / "some.py").write_text(
@@ -85,7 +113,8 @@ async def test_a_worker_of_the_command_line_says_its_labels(cluster: Cluster, tm
             done = call("task", "submit", "n", "--url", cluster.url, *more)
             return done.code, done.err
 
-        fits = ("--worker-filter", EU, "--resource", "licences=2", "--wait", "20")
+        prefers = ("--prefer", 'worker_id == "w"', "--prefer-for", "9")
+        fits = ("--worker-filter", EU, "--resource", "licences=2", *prefers, "--wait", "20")
         assert await asyncio.to_thread(said, *fits) == (0, "")
         code, err = await asyncio.to_thread(said, "--worker-filter", 'labels.zone == "us"')
         assert (code, err.partition(";")[0]) == (

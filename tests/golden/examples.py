@@ -94,6 +94,7 @@ from events.session import SessionBound, SessionClosed
 from events.task import (
     Occurrence,
     Payload,
+    Prefer,
     TaskAttemptFailed,
     TaskCancelled,
     TaskCompleted,
@@ -346,6 +347,17 @@ EXAMPLES: dict[str, Event] = {
         attributes={"customer": "acme", "pages": 12, "urgent": True, "score": 0.5},
         worker_filter='labels.zone == "eu" && labels.gpu_memory >= 16',
     ),
+    "task.submitted.v3.51": TaskSubmitted(
+        task_id="task_1",
+        task_name="summarize",
+        prefer=Prefer(filter='labels.rack == "r7"', for_s=30.5),
+    ),
+    "task.submitted.v3.52": TaskSubmitted(
+        task_id="task_1",
+        task_name="summarize",
+        prefer=Prefer(sticky_to="task_0"),
+        prefers_worker="wrk_1",
+    ),
     "task.started.v1": TaskStarted(
         task_id="task_1", worker_id="wrk_1", claim_id="claim_1", attempt=2, lease="claim_1.2"
     ),
@@ -422,6 +434,7 @@ EXAMPLES: dict[str, Event] = {
         waits_for=("task_9",),
     ),
     "task.unblocked.v1": TaskUnblocked(task_id="task_1", predecessor="task_9", otherwise=True),
+    "task.unblocked.v1.50": TaskUnblocked(task_id="task_1", predecessor="task_9", prefers_worker="wrk_1"),
     "task.cancelled.v1.3": TaskCancelled(
         task_id="task_1",
         reason="it was to run after task task_9, which ended as failed",

@@ -65,7 +65,7 @@ from events.subjects import Subjects
 from events.task import TaskStatus
 from events.time_limits import TimeLimits
 from tests.simulation.broker import LATE_S
-from tests.simulation.fit import LABELS, LICENCES, filter_of, needs_of
+from tests.simulation.fit import LABELS, LICENCES, filter_of, needs_of, prefer_of
 from tests.simulation.promises import Promise
 
 if TYPE_CHECKING:
@@ -223,6 +223,7 @@ class Submitter(Actor):
             time_limits=LIMITS.get(number % 10),
             worker_filter=filter_of(number) if self.sim.plan.has_labels else "",
             resources=needs_of(number) if self.sim.plan.has_labels else NONE,
+            prefer=prefer_of(number, self.name) if self.sim.plan.has_labels else None,
         )
         try:
             first = await self._until_known(command)

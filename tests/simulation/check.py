@@ -63,7 +63,7 @@ from events.task import (
     TaskUnblocked,
 )
 from events.task_pause import TaskPaused, TaskResumed
-from events.worker import WorkerLost, WorkerRegistered
+from events.worker import WorkerDraining, WorkerLeft, WorkerLost, WorkerRegistered
 from projections.source import Record
 from projections.store.port import KINDS
 from projections.world import World
@@ -287,7 +287,7 @@ class History:
             self._retries.take(event, time)
             self._task(event, sequence)
             self._settle(event, sequence)
-            self._fits(event)
+            self._fits(event, time)
         elif isinstance(event, ContainerEvent):
             self._container(event)
         elif isinstance(event, ScheduleEvent):
@@ -298,6 +298,8 @@ class History:
             self._paused.discard(event.queue_id)
         elif isinstance(event, WorkerRegistered):
             self._fit.registered(event)
+        elif isinstance(event, WorkerDraining | WorkerLeft):
+            self._fit.stops(event.worker_id)
         elif isinstance(event, InboxRecorded):
             self.facts[event.domain].append(event.event_id)
         elif isinstance(event, InboxRefused):
@@ -403,12 +405,12 @@ class History:
                 _broken(Promise.LEASE, f"{event} ended an attempt under that lease, but {held or 'no lease'} was held")
             self._end(event.task_id)
 
-    def _fits(self, event: TaskEvent) -> None:
+    def _fits(self, event: TaskEvent, time: float) -> None:
         """Check that a task starts where it may; one that somebody reports on who holds no lease starts nowhere."""
         if isinstance(event, TaskSubmitted):
-            self._fit.submitted(event)
-        elif not (isinstance(event, TaskStarted) and event.claim_id == DIRECT) and (wrong := self._fit.take(event)):
-            _broken(Promise.FIT, wrong)
+            self._fit.submitted(event, time)
+        elif not (isinstance(event, TaskStarted) and event.claim_id == DIRECT):
+            self._fit.take(event, time)
         self.kinds["fitted"] = self._fit.checked
 
     def _start(self, event: TaskStarted, sequence: int) -> None:
@@ -474,7 +476,9 @@ class History:
                 _broken(Promise.FORBIDDEN, f"{envelope.actor} released {event.request_id}, which is another's")
         elif isinstance(event, CoordinatorMassSilenceNoticed):
             self._noticed[event.kind] = seconds_of(envelope.time)
-        elif (kind := _LOST.get(type(event))) is not None and event.silent_for_s:
+        if isinstance(event, WorkerLost):
+            self._fit.stops(event.worker_id)
+        if (kind := _LOST.get(type(event))) is not None and event.silent_for_s:
             # Silent since before a mass silence of its kind, so it was spared until that ended.
             since = seconds_of(envelope.time) - event.silent_for_s
             self.kinds["lost_after_mass_silence"] += since < self._noticed.get(kind, 0.0)

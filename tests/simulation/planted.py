@@ -344,6 +344,13 @@ def named_amounts_free() -> Iterator[None]:
 
 
 @contextmanager
+def preference_ignored() -> Iterator[None]:
+    """A task goes to whoever claims first, whatever worker it prefers."""
+    with mock.patch.object(sources.Patience, "is_over", return_value=True):
+        yield
+
+
+@contextmanager
 def delay_forgotten() -> Iterator[None]:
     """The fold makes a delayed task ready at once."""
     original = projected._submitted
@@ -498,6 +505,7 @@ PLANTED: dict[str, Callable[[], AbstractContextManager[None]]] = {
         dependants_forgotten,
         filter_of_the_first,
         named_amounts_free,
+        preference_ignored,
     )
 }
 """Every bug by its name."""
@@ -519,6 +527,7 @@ FOUND_FROM = {
     "older_epoch_obeyed": 191,
     "pause_ignored": 10,
     "position_outside_transaction": 16,
+    "preference_ignored": 6,
     "reason_forgotten": 9,
     "repeat_re_decided": 23,
     "shares_forgotten": 4,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 import pytest
 
 from coordinator.commands.container import CreateContainer
@@ -11,16 +12,29 @@ from coordinator.commands.node import RegisterNode
 from coordinator.commands.pool import AllocatePool, DefinePool
 from coordinator.commands.schedule import BackfillSchedule, DefineSchedule
 from coordinator.commands.worker import RegisterWorker
+from coordinator.deciders import dependencies
 from coordinator.deciders.worker import LABELS_BYTES_MAX, LABELS_MAX
+from events.after import After, Otherwise
 from events.base import version_of
 from events.pool import PoolDefined
 from events.resources import Resources
 from events.schedule import TaskContent
-from events.task import TaskCompleted, TaskSubmitted
+from events.task import Prefer, TaskCompleted, TaskSubmitted, TaskUnblocked
 from projections.task import content_of
 from projections.worker_filters import condition
 from tests.specification import fold, given
-from tests.unit.deciders.facts import claim, node, resources, started, submit, submitted, worker
+from tests.unit.deciders.facts import (
+    attempt_failed,
+    claim,
+    completed,
+    failed,
+    node,
+    resources,
+    started,
+    submit,
+    submitted,
+    worker,
+)
 
 EU = 'labels.zone == "eu"'
 LICENCES = Resources(named={"licences": 2})
@@ -151,3 +165,64 @@ def test_filters_of_pending_tasks_are_known() -> None:
     world = fold(*facts, started("a"), started("b", "c.2.1"), TaskCompleted(task_id="a", lease="c.1.1"))
     assert world.indexes.worker_filters == {}
     assert condition(EU) is condition(EU)
+
+
+# --- preferences ------------------------------------------------------------------------------------------------------
+
+
+def test_a_task_prefers_a_worker() -> None:
+    """By a filter; a repeat must say the same."""
+    prefer = Prefer(filter=EU, for_s=9.0)
+    given().when(submit(prefer=prefer)).then(submitted(prefer=prefer))
+    given(submitted(prefer=prefer)).when(submit(prefer=prefer)).then_nothing()
+    given(submitted(prefer=prefer)).when(submit(prefer=Prefer(filter=EU))).then_refused("id_taken", "prefer")
+    assert content_of(submitted(prefer=prefer), "") != content_of(submitted(), "")
+    assert version_of(submitted(prefer=prefer)) == 3
+
+
+def test_a_task_sticks_to_the_worker_that_ran_another_last() -> None:
+    """Who it is, is recorded: running, ended or after a failed attempt; nobody, if that has not run."""
+    stuck = Prefer(sticky_to="x")
+    for facts, where in (
+        ([submitted("x")], ""),
+        ([submitted("x"), started("x", worker_id="v")], "v"),
+        ([submitted("x"), started("x", worker_id="v"), attempt_failed("x")], "v"),
+        ([submitted("x"), started("x", worker_id="v"), completed("x")], "v"),
+    ):
+        given(worker("v"), *facts).when(submit(prefer=stuck)).then(submitted(prefer=stuck, prefers_worker=where))
+    asked = given(submitted("x"), submitted(prefer=stuck), started("x", worker_id="v"))
+    asked.when(submit(prefer=stuck)).then_nothing()
+
+
+def test_what_unblocks_a_task_says_where_it_sticks() -> None:
+    """What it waited for may be what it sticks to."""
+    stuck, after = Prefer(sticky_to="x"), After(tasks=("x",))
+    waits = submitted(prefer=stuck, after=after, waits_for=("x",))
+    facts = (submitted("x"), waits, started("x", worker_id="v"))
+    for end, otherwise in ((completed("x"), False), (failed("x"), True)):
+        join = msgspec.structs.replace(after, otherwise=Otherwise.RUN)
+        world = fold(*facts[:1], msgspec.structs.replace(waits, after=join), *facts[2:], end)
+        expected = TaskUnblocked(task_id="t", predecessor="x", otherwise=otherwise, prefers_worker="v")
+        assert dependencies.following(world, world.tasks["t"]) == expected
+    by_filter = submitted(after=after, waits_for=("x",), prefer=Prefer(filter=EU))
+    world = fold(submitted("x"), by_filter, *facts[2:], completed("x"))
+    assert dependencies.following(world, world.tasks["t"]) == TaskUnblocked(task_id="t", predecessor="x")
+    assert dependencies.ran_on(world, "unknown") == ""
+
+
+@pytest.mark.parametrize(
+    ("prefer", "reason", "why"),
+    [
+        (Prefer(), "bad_filter", "prefer has filter '' and sticky_to '': give one of them"),
+        (Prefer(filter=EU, sticky_to="x"), "bad_filter", "give one of them"),
+        (Prefer(filter="zone"), "bad_filter", "'zone' is not a field"),
+        (Prefer(filter=EU, for_s=-1.0), "bad_number", "prefer.for_s -1.0"),
+        (Prefer(filter=EU, for_s=3601.0), "bad_number", "0 to 3600"),
+        (Prefer(filter=EU, for_s=float("nan")), "bad_number", "prefer.for_s"),
+        (Prefer(sticky_to="a b"), "bad_id", "prefer.sticky_to"),
+        (Prefer(sticky_to="none"), "unknown_predecessor", "'none', a task that does not exist"),
+    ],
+)
+def test_a_preference_that_is_none_is_refused(prefer: Prefer, reason: str, why: str) -> None:
+    """With what is wrong."""
+    given().when(submit(prefer=prefer)).then_refused(reason, why)

@@ -12,12 +12,26 @@ from hypothesis import strategies as st
 from coordinator.commands.explain import Tier
 from coordinator.placement.matching import offered, schedule
 from coordinator.placement.sources import ready_for_custom
+from events.after import After
 from events.coordinator import ANY, ClaimFilter
 from events.queue import FairShare, Policy, QueuePolicySet
 from events.resources import Resources
+from events.task import Prefer, TaskUnblocked
+from events.task_pause import TaskPaused, TaskResumed
+from events.worker import WorkerDraining, WorkerLeft, WorkerRegistered
 from projections.worker_filters import condition, facts_of
-from tests.specification import fold
-from tests.unit.deciders.facts import created, node, resources, started, starting, submitted, worker
+from tests.specification import BEGIN, Said, fold
+from tests.unit.deciders.facts import (
+    attempt_failed,
+    completed,
+    created,
+    node,
+    resources,
+    started,
+    starting,
+    submitted,
+    worker,
+)
 from tests.unit.placement.test_explain import codes, told
 from tests.unit.placement.test_matching import dealt, waiting
 
@@ -144,7 +158,7 @@ def test_no_name_no_match_and_too_little_are_told_apart() -> None:
     found = told(names, TWO[0], small, large)
     assert codes(found) == [("too_large", Tier.NEVER)]
     assert found.summary == "it needs 2 licences, more than any of 1 workers that may run 'work' has"
-    assert found.worker_counts == {"labels": 1, "other_names": 1, "too_small": 2}
+    assert found.worker_counts == {"labels": 1, "other_names": 1, "too_small": 1}
 
 
 # --- what it costs ----------------------------------------------------------------------------------------------------
@@ -235,3 +249,127 @@ def test_tasks_go_where_they_fit_and_nowhere_else(workers: Any, ready: Any, slot
         expected.append((f"t{task}", f"w{number}"))
     claims = [waiting(f"c{number}", f"w{number}", slots) for number in range(len(workers))]
     assert dealt(world, *claims) == expected
+
+
+# --- preferences ------------------------------------------------------------------------------------------------------
+
+PREFER_EU: dict[str, Any] = {"prefer": Prefer(filter=EU)}
+
+
+def later(world: World, seconds: float, task_id: str = "a") -> World:
+    """Let time pass since a task was submitted."""
+    world.indexes.advance(world.tasks[task_id].submitted_at + seconds)
+    return world
+
+
+def test_a_task_waits_for_a_worker_that_it_prefers_and_then_takes_any() -> None:
+    """For its time; the one that it prefers gets it at once."""
+    facts = (*TWO, submitted("a", **PREFER_EU), submitted("b"))
+    assert dealt(later(fold(*facts), 4.9), CLAIMS[0]) == [("b", "v")]
+    assert dealt(fold(*facts), CLAIMS[1]) == [("a", "w"), ("b", "w")]
+    assert dealt(later(fold(*facts), 5.0), CLAIMS[0]) == [("a", "v"), ("b", "v")]
+    longer = fold(*TWO, submitted("a", prefer=Prefer(filter=EU, for_s=60.0)))
+    assert dealt(later(longer, 59.0), CLAIMS[0]) == []
+    assert dealt(later(longer, 60.0), CLAIMS[0]) == [("a", "v")]
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        [],
+        [WorkerDraining(worker_id="w")],
+        [WorkerLeft(worker_id="w")],
+        [worker("w", labels={"zone": "us"})],
+        [worker("w", labels={"zone": "eu"}, handles=("x",))],
+    ],
+    ids=["none", "draining", "left", "other labels", "other names"],
+)
+def test_without_a_worker_that_it_prefers_a_task_goes_to_any_at_once(other: list[Any]) -> None:
+    """What is draining, has left or handles other names does not count."""
+    begin = TWO if other and not isinstance(other[0], WorkerRegistered) else TWO[:1]
+    assert dealt(fold(*begin, *other, submitted("a", **PREFER_EU)), CLAIMS[0]) == [("a", "v")]
+
+
+def test_the_time_begins_when_a_task_is_ready() -> None:
+    """Again with each attempt, after those that it waits for, and when it is resumed."""
+    once_failed = fold(
+        *TWO,
+        submitted("a", **PREFER_EU),
+        started("a", worker_id="w"),
+        Said(attempt_failed("a", retry_at=BEGIN + 100.0), BEGIN + 90.0, "default", "", ""),
+    )
+    once_failed.indexes.advance(BEGIN + 104.0)
+    assert dealt(once_failed, CLAIMS[0]) == []
+    once_failed.indexes.advance(BEGIN + 105.0)
+    assert dealt(once_failed, CLAIMS[0]) == [("a", "v")]
+    after = submitted("b", after=After(tasks=("a",)), waits_for=("a",), **PREFER_EU)
+    unblocked = Said(TaskUnblocked(task_id="b", predecessor="a"), BEGIN + 50.0, "default", "", "")
+    world = fold(*TWO, submitted("a"), after, unblocked)
+    paused = fold(
+        *TWO, submitted("b", **PREFER_EU), TaskPaused(task_id="b", reason=""),
+        Said(TaskResumed(task_id="b"), BEGIN + 50.0, "default", "", ""),
+    )  # fmt: skip
+    for one in (world, paused):
+        one.indexes.advance(BEGIN + 54.0)
+        assert "b" not in dict(dealt(one, CLAIMS[0]))
+        one.indexes.advance(BEGIN + 55.0)
+        assert dict(dealt(one, CLAIMS[0]))["b"] == "v"
+
+
+def test_a_task_sticks_to_the_worker_that_ran_another() -> None:
+    """As its submission recorded it, or the event that unblocked it."""
+    stuck = Prefer(sticky_to="x")
+    facts = (*TWO, submitted("a", prefer=stuck, prefers_worker="w"))
+    assert dealt(fold(*facts), CLAIMS[0]) == []
+    assert dealt(fold(*facts), CLAIMS[1]) == [("a", "w")]
+    assert dealt(fold(*TWO, submitted("a", prefer=stuck)), CLAIMS[0]) == [("a", "v")]
+    waits = submitted("a", prefer=stuck, after=After(tasks=("x",)), waits_for=("x",))
+    ran = (submitted("x"), started("x", worker_id="w"), completed("x"))
+    world = fold(*TWO, waits, *ran, TaskUnblocked(task_id="a", predecessor="x", prefers_worker="w"))
+    assert world.tasks["a"].preference == 'worker_id == "w"'
+    assert world.indexes.worker_filters == {'worker_id == "w"': 1}
+    assert dealt(world, CLAIMS[0]) == []
+    assert dealt(world, CLAIMS[1]) == [("a", "w")]
+
+
+def test_named_and_offered_tasks_wait_as_well() -> None:
+    """A claim by id gets a task no sooner, and a worker is not offered what waits for another."""
+    world = fold(*TWO, submitted("a", **PREFER_EU))
+    wanted = {"v": ClaimFilter(task_ids=("a",)), "w": ClaimFilter(task_ids=("a",))}
+    assert dealt(world, CLAIMS[0], filters=wanted) == []
+    assert dealt(world, CLAIMS[1], filters=wanted) == [("a", "w")]
+    assert list(offered(world, "v", ANY, "", most=9, containers={})) == []
+    assert [task.task_id for task in ready_for_custom(world, 9)] == ["a"]
+    assert dealt(later(world, 5.0), CLAIMS[0], filters=wanted) == [("a", "v")]
+
+
+def test_of_many_tasks_that_wait_those_that_have_waited_long_enough_are_found() -> None:
+    """Among the first of them."""
+    old = [submitted(f"o{number}", **PREFER_EU) for number in range(3)]
+    new = [Said(submitted(f"n{number}", **PREFER_EU), BEGIN + 10.0, "default", "", "") for number in range(3)]
+    world = fold(*TWO, *old, *new)
+    world.indexes.advance(world.tasks["o2"].submitted_at + 5.0)
+    assert dealt(world, CLAIMS[0]) == [(f"o{number}", "v") for number in range(3)]
+
+
+def test_a_task_that_waits_for_a_worker_says_so() -> None:
+    """For how long, and which workers are not waited for."""
+    busy = worker("w", slots=1, labels={"zone": "eu"})
+    world = fold(TWO[0], busy, submitted("x"), started("x", worker_id="w"), submitted(**PREFER_EU))
+    found = told(world)
+    assert codes(found) == [("prefers", Tier.ITSELF), ("workers_busy", Tier.ITSELF)]
+    assert found.summary == f"it waits 5.0 s more for a worker that meets {EU}"
+    assert found.reasons[1].text == "all 1 workers that could run it are busy"
+    assert {one.worker_id: one.against for one in found.workers} == {
+        "v": {"preferred": "it waits 5.0 s more for another worker"},
+        "w": {"no_slot": "1 of 1 slots are taken"},
+    }
+    assert codes(told(later(world, 5.0, "t"))) == [("not_claimed", Tier.ITSELF)]
+
+
+def test_when_only_the_others_are_left_they_are_called_busy() -> None:
+    """One that is preferred may be silent."""
+    full = worker("v", slots=1, labels={"zone": "us"})
+    facts = (full, TWO[1], submitted("x"), started("x", worker_id="v"), submitted(**PREFER_EU))
+    found = told(*facts, silent={"w": 60.0})
+    assert codes(found) == [("prefers", Tier.ITSELF), ("workers_busy", Tier.ITSELF)]

@@ -72,6 +72,7 @@ from events.service import ServiceDeregistered, ServiceHealthChanged, ServiceReg
 from events.session import SessionBound, SessionClosed
 from events.task import (
     Payload,
+    Prefer,
     TaskAttemptFailed,
     TaskCancelled,
     TaskCompleted,
@@ -111,10 +112,9 @@ _PAYLOADS = (
     Payload(encoding="text", data="x" * 256, digest="0" * 64),
     Payload(encoding="text", data="é" * 257, digest="1" * 64),
 )
-_SIZES = (
-    *(Resources(), Resources(cpu_millis=500), Resources(memory_bytes=1 << 30, gpus=1)),
-    *(Resources(), Resources(cpu_millis=500, named={"licences": 2})),
-)
+_SIZES = (Resources(), Resources(cpu_millis=500), Resources(memory_bytes=1 << 30, gpus=1))
+_NAMED = Resources(cpu_millis=500, named={"licences": 2})
+_EU = 'labels.zone == "eu"'
 
 
 def write_history(seed: int, commits: int) -> Scribe:
@@ -185,7 +185,7 @@ class Historian:
             priority=self.random.randint(-2, 2),
             timeout_s=self.random.choice((None, 0.5, 60.0)),
             max_retries=self.random.randint(0, 3),
-            resources=self.random.choice(_SIZES),
+            resources=_NAMED if self._tasks_made % 7 == 0 else self.random.choice(_SIZES),
             idempotency_key=self.random.choice(("", "", self.pick("key", 9))),
             program=self.random.choice(("", self.pick("program", 3))),
             payload=_PAYLOADS[self._tasks_made % len(_PAYLOADS)],
@@ -195,7 +195,8 @@ class Historian:
             fairness_key=self.random.choice(("", self.pick("customer", 2))),
             retry=self.random.choice((None, None, RetryPolicy(when_exhausted="pause"), RetryPolicy(factor=3.0))),
             requeued_from=self.random.choice(("", "", "t0")),
-            worker_filter=self.random.choice(("", "", "", 'labels.zone == "eu"', "labels.gpu >= 16")),
+            worker_filter=("", "", _EU, "labels.gpu >= 16", "")[self._tasks_made % 5],
+            prefer=Prefer(filter=_EU) if self._tasks_made % 6 == 1 else None,
             after=After(tasks=waits_for) if waits_for else None,
             waits_for=waits_for,
         )
@@ -310,7 +311,7 @@ class Historian:
                 worker_id=worker_id,
                 slots=self.random.choice((None, 1, 8)),
                 owned=self._is_owned(),
-                labels={"zone": "eu", "gpu": 16} if self.random.random() < 0.5 else {},
+                labels={"zone": "eu", "gpu": 16} if worker_id.endswith(("1", "3")) else {},
             )
         ]
         if status is WorkerStatus.ACTIVE:

@@ -193,7 +193,9 @@ def content_from(world: World) -> dict[str, Any]:
         ),
         "tasks": {status: {task.task_id for task in tasks if task.status is status} for status in TaskStatus},
         "pending by": (dict(Counter(t.tenant for t in pending)), dict(Counter(t.source for t in pending))),
-        "worker filters": dict(Counter(task.worker_filter for task in pending if task.worker_filter)),
+        "worker filters": dict(
+            Counter(one for task in pending for one in (task.worker_filter, task.preference) if one)
+        ),
         "payload bytes": (
             sum(map(large_bytes, holders)),
             summed((one.tenant, large_bytes(one)) for one in holders),
