@@ -196,6 +196,7 @@ class Indexes:
         self.tasks: dict[TaskStatus, dict[str, None]] = {status: {} for status in TaskStatus}
         self._pending_in: dict[str, int] = {}  # by queue, without the default one
         self.worker_filters: dict[str, int] = {}  # how many pending tasks have each
+        self.stuck_to: dict[str, int] = {}  # the same of filters that one worker meets
         self.pending_by_tenant: dict[str, int] = {}
         self.pending_by_source: dict[str, int] = {}
         self.payload_bytes = 0
@@ -236,8 +237,7 @@ class Indexes:
         self.node_held: dict[str, Resources] = {}
         """The sum of what the containers on each node hold, if they hold any."""
         self.worker_counts: dict[WorkerStatus, int] = {}
-        self.pool_held: dict[str, Resources] = {}
-        """The sum of the allocations of each pool that has had some."""
+        self.pool_held: dict[str, Resources] = {}  # the sum of the allocations of each pool that has had some
         self.rounds: dict[str, float] = {}
         self.round = 0.0  # the highest of them: where the rotation over the workers is
 
@@ -513,8 +513,10 @@ class Indexes:
 
     def _count_filters(self, task: Task, by: int) -> None:
         """Count what a pending task asks of its worker, or prefers."""
-        for one in filter(None, (task.worker_filter, task.preference)):
-            _count(self.worker_filters, one, by)
+        if task.worker_filter:
+            _count(self.worker_filters, task.worker_filter, by)
+        if task.preference:
+            _count(self.worker_filters if task.sticks_to is None else self.stuck_to, task.preference, by)
 
     def _wait(self, task: Task) -> None:
         """Add a pending task where it waits."""

@@ -76,6 +76,7 @@ class FailedAttempt(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_de
     error_type: str = ""
 
 
+_ONE_WORKER = 'worker_id == "'
 ATTEMPTS_KEPT = 10
 ATTEMPT_ERROR_CHARS = 1024
 
@@ -150,6 +151,13 @@ class Task(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults=Tr
     worker_filter: str = ""
     prefer: Prefer | None = None
     preference: str = ""
+
+    @property
+    def sticks_to(self) -> str | None:
+        """The worker that it prefers because that ran another task; None if it prefers none, or others."""
+        if self.prefer is None or not self.prefer.sticky_to or not self.preference:
+            return None
+        return self.preference.removeprefix(_ONE_WORKER)[:-1]
 
     @property
     def is_paused(self) -> bool:
@@ -273,7 +281,7 @@ def content_of(task: Task | TaskSubmitted, payload_digest: str) -> int:
 
 def of_worker(worker_id: str) -> str:
     """Return the filter that only this worker meets; '' for none."""
-    return f'worker_id == "{worker_id}"' if worker_id else ""
+    return f'{_ONE_WORKER}{worker_id}"' if worker_id else ""
 
 
 def checksum(text: str) -> int:

@@ -21,6 +21,7 @@ from events.resources import NONE
 from projections.queue import name_of, policy_of
 from projections.ready import FIFO, aged
 from projections.shares import HALF_LIFE_S, Account, key_of, name_in
+from projections.task import of_worker
 from projections.time_limits import waits_since
 from projections.worker import WorkerStatus
 from projections.worker_filters import NONE_MET, condition, facts_of, met
@@ -88,7 +89,9 @@ class Patience:
         key = (task.preference, task.task_name)
         exists = self._exists.get(key)
         if exists is None:
-            exists = self._exists[key] = any(map(partial(self._is_one, key), self._world.workers.values()))
+            workers, sticks_to = self._world.workers, task.sticks_to
+            of_these = workers.values() if sticks_to is None else filter(None, [workers.get(sticks_to)])
+            exists = self._exists[key] = any(map(partial(self._is_one, key), of_these))
         return not exists
 
     def _is_one(self, key: tuple[str, str], worker: WorkerState) -> bool:
@@ -156,7 +159,11 @@ class Sources:
         """Return which filters of pending tasks a worker meets: those that meet the same ones share a source."""
         if worker is None:
             return None
-        return met(facts_of(worker, self._world.containers), self._filters) if self._filters else NONE_MET
+        found = met(facts_of(worker, self._world.containers), self._filters) if self._filters else NONE_MET
+        stuck_to = self._world.indexes.stuck_to
+        if stuck_to and (own := of_worker(worker.worker_id)) in stuck_to:
+            return found | {own}
+        return found
 
     def note(self, task: Task) -> None:
         """Count a task that was given to a claim in the share it takes of, if there are any."""

@@ -327,7 +327,10 @@ def test_a_task_sticks_to_the_worker_that_ran_another() -> None:
     ran = (submitted("x"), started("x", worker_id="w"), completed("x"))
     world = fold(*TWO, waits, *ran, TaskUnblocked(task_id="a", predecessor="x", prefers_worker="w"))
     assert world.tasks["a"].preference == 'worker_id == "w"'
-    assert world.indexes.worker_filters == {'worker_id == "w"': 1}
+    assert (world.indexes.worker_filters, world.indexes.stuck_to) == ({}, {'worker_id == "w"': 1})
+    assert world.tasks["a"].sticks_to == "w"
+    gone = fold(TWO[0], submitted("a", prefer=stuck, prefers_worker="w"))
+    assert dealt(gone, CLAIMS[0]) == [("a", "v")]
     assert dealt(world, CLAIMS[0]) == []
     assert dealt(world, CLAIMS[1]) == [("a", "w")]
 

@@ -196,7 +196,8 @@ class Historian:
             retry=self.random.choice((None, None, RetryPolicy(when_exhausted="pause"), RetryPolicy(factor=3.0))),
             requeued_from=self.random.choice(("", "", "t0")),
             worker_filter=("", "", _EU, "labels.gpu >= 16", "")[self._tasks_made % 5],
-            prefer=Prefer(filter=_EU) if self._tasks_made % 6 == 1 else None,
+            prefer={1: Prefer(filter=_EU), 4: Prefer(sticky_to="t0")}.get(self._tasks_made % 6),
+            prefers_worker="w1" if self._tasks_made % 6 == 4 else "",
             after=After(tasks=waits_for) if waits_for else None,
             waits_for=waits_for,
         )

@@ -72,7 +72,7 @@ def content_of(indexes: Indexes) -> dict[str, Any]:
         ),
         "tasks": {status: set(ids) for status, ids in indexes.tasks.items()},
         "pending by": (indexes.pending_by_tenant, indexes.pending_by_source),
-        "worker filters": indexes.worker_filters,
+        "worker filters": indexes.worker_filters | indexes.stuck_to,
         "payload bytes": (
             indexes.payload_bytes,
             indexes.owned_payload_bytes.by_tenant,
