@@ -297,6 +297,8 @@ class ReadyTasks:
     def __init__(self) -> None:
         self.shapes: dict[ShapeKey, Shape] = {}
         self._named: dict[str, dict[ShapeKey, Shape]] = {}
+        self.preferring: dict[str, dict[ShapeKey, Shape]] = {}
+        """The shapes of tasks that prefer a worker, by what they prefer."""
         self._firsts: dict[str, _Firsts] = {}
 
     @property
@@ -315,6 +317,8 @@ class ReadyTasks:
         if shape is None:
             shape = self.shapes[key] = Shape(key, self)
             self._named.setdefault(key.task_name, {})[key] = shape
+            if key.preference:
+                self.preferring.setdefault(key.preference, {})[key] = shape
         return shape
 
     def add(self, shape: Shape, task: Task) -> None:
@@ -333,6 +337,10 @@ class ReadyTasks:
         del named[key]
         if not named:
             del self._named[key.task_name]
+        if key.preference:
+            del self.preferring[key.preference][key]
+            if not self.preferring[key.preference]:
+                del self.preferring[key.preference]
         for firsts in self._firsts.values():
             firsts.discard(shape)
 

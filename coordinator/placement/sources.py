@@ -49,15 +49,19 @@ class Allowed(NamedTuple):
     Which shapes of tasks may go to some workers at all; without a word of names or filters, those of all.
 
     None of the workers of a turn has more than `room` says, so what does not fit in that is not looked at in this turn.
+    With `only` they are the shapes of tasks that stick to one worker.
     """
 
     names: frozenset[str] | None
     filters: frozenset[str] | None
     room: Callable[[], Resources | None]
     patience: Patience
+    only: str = ""
 
     def may_run(self, asked: ShapeKey | Task) -> bool:
         """Return whether the workers meet the filter of a task or a shape, and one may have room for it."""
+        if self.only and asked.preference != self.only:
+            return False
         if asked.worker_filter and self.filters is not None and asked.worker_filter not in self.filters:
             return False
         if asked.resources is NONE:
@@ -67,7 +71,8 @@ class Allowed(NamedTuple):
 
     def prefers(self, asked: ShapeKey | Task) -> bool:
         """Return whether the workers are as good as any other for a task or a shape."""
-        return not asked.preference or self.filters is None or asked.preference in self.filters
+        preference = asked.preference
+        return not preference or self.filters is None or preference == self.only or preference in self.filters
 
 
 def prefers_for_s(task: Task, now: float) -> float:
@@ -139,7 +144,7 @@ class Sources:
         self._patience = Patience(world)
         self._filters = tuple(world.indexes.worker_filters)
         self._chosen_for = frozenset(map(name_of, custom_queues(world))) if with_choice else frozenset[str]()
-        self._of: dict[tuple[str, tuple[str, ...], ClaimFilter, frozenset[str] | None], Source] = {}
+        self._of: dict[tuple[str, tuple[str, ...], ClaimFilter, frozenset[str] | None, str], Source] = {}
         self._usage = _Usage(world)
 
     def of(self, strategy: str, worker: WorkerState | None, wanted: ClaimFilter) -> Source:
@@ -149,28 +154,31 @@ class Sources:
         Without a worker it is what any worker may take.
         """
         handles, filters = () if worker is None else worker.handles, self._met(worker)
-        key = (strategy, handles, wanted, filters)
+        key = (strategy, handles, wanted, filters, "")
         found = self._of.get(key)
         if found is None:
-            found = self._of[key] = self._made(strategy, handles, wanted, filters)
-        return found
+            found = self._of[key] = self._made(*key)
+        stuck_to = self._world.indexes.stuck_to
+        if not stuck_to or worker is None or (own := of_worker(worker.worker_id)) not in stuck_to:
+            return found
+        key = (strategy, handles, wanted, filters, own)
+        both = self._of.get(key)
+        if both is None:
+            both = self._of[key] = _Both(self._made(*key), found)
+        return both
 
     def _met(self, worker: WorkerState | None) -> frozenset[str] | None:
         """Return which filters of pending tasks a worker meets: those that meet the same ones share a source."""
         if worker is None:
             return None
-        found = met(facts_of(worker, self._world.containers), self._filters) if self._filters else NONE_MET
-        stuck_to = self._world.indexes.stuck_to
-        if stuck_to and (own := of_worker(worker.worker_id)) in stuck_to:
-            return found | {own}
-        return found
+        return met(facts_of(worker, self._world.containers), self._filters) if self._filters else NONE_MET
 
     def note(self, task: Task) -> None:
         """Count a task that was given to a claim in the share it takes of, if there are any."""
         self._usage.note(task)
 
     def _made(
-        self, strategy: str, handles: tuple[str, ...], wanted: ClaimFilter, filters: frozenset[str] | None
+        self, strategy: str, handles: tuple[str, ...], wanted: ClaimFilter, filters: frozenset[str] | None, only: str
     ) -> Source:
         indexes = self._world.indexes
         lanes = [indexes.lanes]
@@ -182,8 +190,10 @@ class Sources:
             names = set(handles or wanted.task_names)
             if handles and wanted.task_names:
                 names.intersection_update(wanted.task_names)
-        allowed = Allowed(None if names is None else frozenset(names), filters, self._room, self._patience)
+        allowed = Allowed(None if names is None else frozenset(names), filters, self._room, self._patience, only)
         queues = self._grouped(lanes, wanted.queues, is_live=not strategy and not wanted.task_ids)
+        if only:
+            queues = _sticking(queues, only)
         if wanted.task_ids:
             return _Named(self._world, wanted.task_ids, lanes, queues, allowed)
         made = {name_in(queue): self._of_queue(queue, groups, strategy, allowed) for queue, groups in queues.items()}
@@ -219,6 +229,39 @@ class Sources:
             return Line([one for groups in lanes.values() for one in groups], ordering, allowed)
         made = {name_in(lane.queue, lane.key): _Later(groups, ordering, allowed) for lane, groups in lanes.items()}
         return _Shared(made, self._usage)
+
+
+def _sticking(
+    queues: Mapping[str, Mapping[LaneName, list[ReadyTasks]]], preference: str
+) -> dict[str, dict[LaneName, list[ReadyTasks]]]:
+    """Return those of the groups that have tasks with a preference."""
+    found: dict[str, dict[LaneName, list[ReadyTasks]]] = {}
+    for queue, lanes in queues.items():
+        for lane, groups in lanes.items():
+            if having := [one for one in groups if preference in one.preferring]:
+                found.setdefault(queue, {})[lane] = having
+    return found
+
+
+class _Both:
+    """What sticks to a worker, which it takes first, and what it may take as others may."""
+
+    def __init__(self, own: Source, common: Source) -> None:
+        self._sources = (own, common)
+
+    @property
+    def is_empty(self) -> bool:
+        return all(source.is_empty for source in self._sources)
+
+    def has_no_fit(self, candidate: Candidate) -> bool:
+        return all(source.has_no_fit(candidate) for source in self._sources)
+
+    def take(self, candidate: Candidate, taken: set[str]) -> Task | None:
+        for source in self._sources:
+            found = None if source.has_no_fit(candidate) else source.take(candidate, taken)
+            if found is not None:
+                return found
+        return None
 
 
 class _Anyone:
@@ -396,7 +439,11 @@ class Line:
         self._opened = 0
         self._no_fit: list[Resources] = []
         self._unopened: Iterator[tuple[Key, Shape]] = _NO_MORE
-        if allowed.names is None:
+        if allowed.only:
+            for shape in chain.from_iterable(group.preferring[allowed.only].values() for group in groups):
+                if allowed.names is None or shape.key.task_name in allowed.names:
+                    self._open(shape)
+        elif allowed.names is None:
             self._unopened = merge(*(group.in_order(ordering) for group in groups), key=itemgetter(0))
         else:
             for shape in chain.from_iterable(group.of_name(name) for group in groups for name in allowed.names):

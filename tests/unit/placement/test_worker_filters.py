@@ -14,11 +14,12 @@ from coordinator.placement.matching import offered, schedule
 from coordinator.placement.sources import ready_for_custom
 from events.after import After
 from events.coordinator import ANY, ClaimFilter
-from events.queue import FairShare, Policy, QueuePolicySet
+from events.queue import FairShare, Policy, QueueDefined, QueuePolicySet
 from events.resources import Resources
 from events.task import Prefer, TaskUnblocked
 from events.task_pause import TaskPaused, TaskResumed
 from events.worker import WorkerDraining, WorkerLeft, WorkerRegistered
+from projections.ready import ReadyTasks, ShapeKey
 from projections.worker_filters import condition, facts_of
 from tests.specification import BEGIN, Said, fold
 from tests.unit.deciders.facts import (
@@ -379,3 +380,37 @@ def test_when_only_the_others_are_left_they_are_called_busy() -> None:
     facts = (full, TWO[1], submitted("x"), started("x", worker_id="v"), submitted(**PREFER_EU))
     found = told(*facts, silent={"w": 60.0})
     assert codes(found) == [("prefers", Tier.ITSELF), ("workers_busy", Tier.ITSELF)]
+
+
+def test_a_worker_takes_first_what_sticks_to_it() -> None:
+    """Of the names that it handles, in every queue; then what it may take as others may."""
+    stuck: dict[str, Any] = {"prefer": Prefer(sticky_to="x"), "prefers_worker": "w"}
+    world = fold(
+        worker("v"),
+        worker("w", handles=("work",), slots=9),
+        QueueDefined(queue_id="q"),
+        QueuePolicySet(queue_id="q", policy=Policy(strategy="fair", fair=FairShare(by="key"))),
+        submitted("old", queue="q"),
+        submitted("a", **stuck),
+        submitted("b", queue="q", fairness_key="k", **stuck),
+        submitted("c", queue="q", fairness_key="l", **stuck),
+        submitted("other", task_name="x", **stuck),
+    )
+    two = [waiting("w1", "w", 2, ""), waiting("w2", "w", 9, "")]
+    world.indexes.advance(world.tasks["a"].submitted_at)
+    assert {task_id for task_id, _ in dealt(world, two[0])} < {"a", "b", "c"}
+    assert sorted(dealt(world, *two)) == [("a", "w"), ("b", "w"), ("c", "w"), ("old", "w")]
+    wanted = {"w1": ClaimFilter(task_ids=("old", "c"))}
+    assert dealt(world, two[0], filters=wanted) == [("c", "w"), ("old", "w")]
+    assert [task.task_id for task in offered(world, "w", ANY, "", most=9, containers={})][-1] == "old"
+
+
+def test_shapes_of_preferences_are_forgotten_with_their_tasks() -> None:
+    """As all shapes are, once they are many."""
+    ready = ReadyTasks()
+    for name in ("n", "m"):
+        shape = ready.shape(ShapeKey(name, "", Resources(), preference=EU))
+        assert ready.preferring[EU][shape.key] is shape
+    for shape in list(ready.shapes.values()):
+        ready.discard(shape)
+    assert (ready.preferring, ready.shapes) == ({}, {})
