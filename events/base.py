@@ -58,7 +58,11 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
     VERSION: ClassVar[int] = 1
     SINCE: ClassVar[Mapping[str, int]] = {}
-    """The version that added each field that a reader must not miss; events without such a field keep the old one."""
+    """
+    The version that added each field that a reader must not miss; events without such a field keep the old one.
+
+    A part of a field that was added later has a property of its own, which is empty without it.
+    """
     SUBJECT: ClassVar[str] = ""
     """Name of the field that holds the id of the thing the event is about."""
 
@@ -90,10 +94,13 @@ def _since(
     After the versions come the one before them, and the only one, 0 if there are several.
     """
     fields = [field for field in msgspec.structs.fields(event) if field.name in event.SINCE]
-    names, versions = [field.name for field in fields], tuple(event.SINCE[field.name] for field in fields)
+    parts = event.SINCE.keys() - {field.name for field in fields}
+    names = [*(field.name for field in fields), *sorted(parts)]
+    versions = tuple(event.SINCE[name] for name in names)
     # Empty lists and maps, as a default, are factories.
-    defaults = tuple(
-        field.default_factory() if field.default is msgspec.NODEFAULT else field.default for field in fields
+    defaults = (
+        *(field.default_factory() if field.default is msgspec.NODEFAULT else field.default for field in fields),
+        *({} for _ in parts),
     )
     get: Any = attrgetter(*names)
     only = versions[0] if len({*versions}) == 1 else 0

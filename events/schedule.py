@@ -69,6 +69,7 @@ class TaskContent(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defa
     fairness_key: str = ""
     retry: RetryPolicy | None = None
     attributes: dict[str, Scalar] = {}
+    worker_filter: str = ""
 
 
 class ScheduleEvent(Event, frozen=True, kw_only=True, gc=False):

@@ -61,6 +61,18 @@ class Debounce(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     until: float
 
 
+class Prefer(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
+    """
+    A worker that meets `filter`, or that ran the task `sticky_to` last: a task goes only there for `for_s` seconds.
+
+    They begin when it is ready. Then it goes to any worker that may run it, and at once if no such one is registered.
+    """
+
+    filter: str = ""
+    sticky_to: str = ""
+    for_s: float = 5.0
+
+
 class TaskUsage(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults=True):
     """What an attempt used, as its worker reports: tokens, and money in micro-units of its currency."""
 
@@ -95,7 +107,9 @@ class TaskSubmitted(TaskEvent, frozen=True, kw_only=True, gc=False, omit_default
     again. `after` names the tasks that it begins after, and `waits_for` those of them that had not ended yet; it is not
     ready before `task.unblocked`. No attempt starts before `not_before` (commit time, seconds
     since 1970). It is `delay_s` after the submit if that was asked for. With `occurrence` a schedule submitted it.
-    `attributes` are what filters and limits know of its content. With `debounce` a limit lets it wait.
+    `attributes` are what filters and limits know of its content. With `debounce` a limit lets it wait. Only workers
+    that meet `worker_filter` get it. `prefers_worker` is the worker that ran the task that it sticks to, by `prefer`,
+    if that had run then.
     """
 
     VERSION = 3
@@ -106,9 +120,8 @@ class TaskSubmitted(TaskEvent, frozen=True, kw_only=True, gc=False, omit_default
         "fairness_key": 3,
         "retry": 3,
         "requeued_from": 3,
-        **dict.fromkeys(
-            ("after", "waits_for", "not_before", "delay_s", "time_limits", "occurrence", "attributes", "debounce"), 3
-        ),
+        **dict.fromkeys(("after", "waits_for", "not_before", "delay_s", "time_limits", "occurrence", "attributes"), 3),
+        **dict.fromkeys(("debounce", "worker_filter", "named_amounts", "prefer", "prefers_worker"), 3),
     }
 
     task_name: str
@@ -133,6 +146,14 @@ class TaskSubmitted(TaskEvent, frozen=True, kw_only=True, gc=False, omit_default
     occurrence: Occurrence | None = None
     attributes: dict[str, Scalar] = {}
     debounce: Debounce | None = None
+    worker_filter: str = ""
+    prefer: Prefer | None = None
+    prefers_worker: str = ""
+
+    @property
+    def named_amounts(self) -> dict[str, int]:
+        """What it needs besides CPU, memory and GPUs."""
+        return self.resources.named
 
 
 class TaskUnblocked(TaskEvent, frozen=True, kw_only=True, gc=False, omit_defaults=True):
@@ -140,10 +161,12 @@ class TaskUnblocked(TaskEvent, frozen=True, kw_only=True, gc=False, omit_default
     A task waits for no other task any more: the end of `predecessor` decided it.
 
     `otherwise` says that the predecessors can no longer end as it waited for, and that it runs all the same.
+    `prefers_worker` is the worker that ran the task that it sticks to, if that has run since it was submitted.
     """
 
     predecessor: str
     otherwise: bool = False
+    prefers_worker: str = ""
 
 
 class TaskStarted(TaskEvent, frozen=True, kw_only=True, gc=False):

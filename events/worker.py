@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from typing import ClassVar
 
 from events.base import Event
-from events.resources import Resources
+from events.resources import NONE, Resources
+from events.task import Scalar
 
 
 class WorkerEvent(Event, frozen=True, kw_only=True, gc=False):
@@ -22,11 +23,11 @@ class WorkerRegistered(WorkerEvent, frozen=True, kw_only=True, gc=False, omit_de
     A worker was registered; `slots` and `resources` of None mean no limit, no `handles` means every task name.
 
     `registration` is the id that the program gave to its registration; '' means that it gave none. `owned`: see
-    `ContainerCreated`.
+    `ContainerCreated`. `labels` are what the filters of tasks know of it.
     """
 
-    VERSION = 2
-    SINCE: ClassVar[Mapping[str, int]] = {"registration": 2, "owned": 2}
+    VERSION = 3
+    SINCE: ClassVar[Mapping[str, int]] = {"registration": 2, "owned": 2, "labels": 3, "named_amounts": 3}
 
     slots: int | None = None
     resources: Resources | None = None
@@ -34,6 +35,12 @@ class WorkerRegistered(WorkerEvent, frozen=True, kw_only=True, gc=False, omit_de
     container_id: str = ""
     registration: str = ""
     owned: bool = False
+    labels: dict[str, Scalar] = {}
+
+    @property
+    def named_amounts(self) -> dict[str, int]:
+        """What it has besides CPU, memory and GPUs."""
+        return (self.resources or NONE).named
 
 
 class WorkerDraining(WorkerEvent, frozen=True, kw_only=True, gc=False, omit_defaults=True):

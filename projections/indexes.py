@@ -200,6 +200,8 @@ class Indexes:
         self.paused: dict[str, None] = {}  # no worker gets them until they are resumed
         self.tasks: dict[TaskStatus, dict[str, None]] = {status: {} for status in TaskStatus}
         self._pending_in: dict[str, int] = {}  # by queue, without the default one
+        self.worker_filters: dict[str, int] = {}  # how many pending tasks have each
+        self.stuck_to: dict[str, int] = {}  # the same of filters that one worker meets
         self.pending_by_tenant: dict[str, int] = {}
         self.pending_by_source: dict[str, int] = {}
         self.payload_bytes = 0
@@ -213,8 +215,7 @@ class Indexes:
         self.owned_schedules = Owned()
         self.owned_allocations = Owned()
         self.held: dict[str, dict[str, None]] = {}
-        self.held_resources: dict[str, Resources] = {}
-        """The sum of the resources of the tasks that each worker holds, if they need any."""
+        self.held_resources: dict[str, Resources] = {}  # the sum of what the tasks of each worker need, if any
         self.claims: dict[str, dict[str, None]] = {}
         self.deadlines: list[Key] = []
         self.deadline_members: dict[str, Key] = {}
@@ -240,8 +241,7 @@ class Indexes:
         self.node_held: dict[str, Resources] = {}
         """The sum of what the containers on each node hold, if they hold any."""
         self.worker_counts: dict[WorkerStatus, int] = {}
-        self.pool_held: dict[str, Resources] = {}
-        """The sum of the allocations of each pool that has had some."""
+        self.pool_held: dict[str, Resources] = {}  # the sum of the allocations of each pool that has had some
         self.rounds: dict[str, float] = {}
         self.round = 0.0  # the highest of them: where the rotation over the workers is
 
@@ -543,9 +543,18 @@ class Indexes:
             counts[name] = counts.get(name, 0) + 1  # `_count`, without a call
         if task.queue:
             _count(self._pending_in, task.queue, 1)
+        if task.worker_filter or task.preference:
+            self._count_filters(task, 1)
         if task.time_limits is not None:
             self._note_deadline(task)
         self._wait(task)
+
+    def _count_filters(self, task: Task, by: int) -> None:
+        """Count what a pending task asks of its worker, or prefers."""
+        if task.worker_filter:
+            _count(self.worker_filters, task.worker_filter, by)
+        if task.preference:
+            _count(self.worker_filters if task.sticks_to is None else self.stuck_to, task.preference, by)
 
     def _wait(self, task: Task) -> None:
         """Add a pending task where it waits."""
@@ -564,10 +573,14 @@ class Indexes:
 
     def _still_pending(self, before: Task, task: Task) -> None:
         """Replace the old value where it waits: a second entry would return the task twice."""
+        if task.preference != before.preference:
+            self._count_filters(before, -1)
+            self._count_filters(task, 1)
         if task.payload is not before.payload:
             self._count_large(before, -1)
             self._count_large(task, 1)
         moves = task.paused_at != before.paused_at or bool(task.waiting_for) is not bool(before.waiting_for)
+        moves = moves or task.retry_at != before.retry_at
         if moves and task.time_limits is not None:
             self._no_deadline(task.task_id)
             self._note_deadline(task)
@@ -619,6 +632,8 @@ class Indexes:
         _count(self.pending_by_source, task.source, -1)
         if task.queue:
             _count(self._pending_in, task.queue, -1)
+        if task.worker_filter or task.preference:
+            self._count_filters(task, -1)
         if task.time_limits is not None:
             self._no_deadline(task.task_id)
         self._no_longer_wait(task)

@@ -80,12 +80,14 @@ class ShapeKey(msgspec.Struct, frozen=True, gc=False):
     task_name: str
     task_type: str
     resources: Resources
+    worker_filter: str = ""
+    preference: str = ""
     keys: tuple[str, ...] = ()
 
 
 def shape_of(task: Task, keys: tuple[str, ...]) -> ShapeKey:
     """Return the shape of a task that has these keys by the limits."""
-    return ShapeKey(task.task_name, task.task_type, task.resources, keys)
+    return ShapeKey(task.task_name, task.task_type, task.resources, task.worker_filter, task.preference, keys)
 
 
 class _Order:
@@ -316,6 +318,8 @@ class ReadyTasks:
     def __init__(self) -> None:
         self.shapes: dict[ShapeKey, Shape] = {}
         self._named: dict[str, dict[ShapeKey, Shape]] = {}
+        self.preferring: dict[str, dict[ShapeKey, Shape]] = {}
+        """The shapes of tasks that prefer a worker, by what they prefer."""
         self._firsts: dict[str, _Firsts] = {}
 
     @property
@@ -334,6 +338,8 @@ class ReadyTasks:
         if shape is None:
             shape = self.shapes[key] = Shape(key, self)
             self._named.setdefault(key.task_name, {})[key] = shape
+            if key.preference:
+                self.preferring.setdefault(key.preference, {})[key] = shape
         return shape
 
     def add(self, shape: Shape, task: Task) -> None:
@@ -360,6 +366,10 @@ class ReadyTasks:
         del named[key]
         if not named:
             del self._named[key.task_name]
+        if key.preference:
+            del self.preferring[key.preference][key]
+            if not self.preferring[key.preference]:
+                del self.preferring[key.preference]
         for firsts in self._firsts.values():
             firsts.discard(shape)
 

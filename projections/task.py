@@ -24,6 +24,7 @@ from events.task import (
     Debounce,
     Occurrence,
     Payload,
+    Prefer,
     Scalar,
     TaskAttemptFailed,
     TaskCancelled,
@@ -76,6 +77,7 @@ class FailedAttempt(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_de
     error_type: str = ""
 
 
+_ONE_WORKER = 'worker_id == "'
 ATTEMPTS_KEPT = 10
 ATTEMPT_ERROR_CHARS = 1024
 
@@ -91,7 +93,7 @@ class Task(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults=Tr
     task that it does again. `cancelling` is how far a task is that shall be cancelled. Until a task is unblocked,
     `waiting_for` has the tasks that it waits for; in an answer, those of them that have not ended. `extended_s` is what
     the running attempt got besides `timeout_s`, `exceeded` the limit that ended the task or its last attempt, '' for
-    `timeout_s`.
+    `timeout_s`. `preference` is the filter over workers that follows from `prefer`, '' for none.
     """
 
     task_id: str
@@ -148,6 +150,16 @@ class Task(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults=Tr
     requeued_from: str = ""
     attributes: dict[str, Scalar] = {}
     debounce: Debounce | None = None
+    worker_filter: str = ""
+    prefer: Prefer | None = None
+    preference: str = ""
+
+    @property
+    def sticks_to(self) -> str | None:
+        """The worker that it prefers because that ran another task; None if it prefers none, or others."""
+        if self.prefer is None or not self.prefer.sticky_to or not self.preference:
+            return None
+        return self.preference.removeprefix(_ONE_WORKER)[:-1]
 
     @property
     def is_paused(self) -> bool:
@@ -244,7 +256,9 @@ def content_of(task: Task | TaskSubmitted, payload_digest: str) -> int:
     asked = task.resources
     text = f"{task.task_name}\0{task.task_type}\0{task.idempotency_key}\0{payload_digest}"
     if task.priority or task.timeout_s is not None or (asked is not NONE and asked != NONE):
-        text += f"\0{task.priority}\0{task.timeout_s}\0{msgspec.structs.astuple(asked)}"
+        text += f"\0{task.priority}\0{task.timeout_s}\0{(asked.cpu_millis, asked.memory_bytes, asked.gpus)}"
+        if asked.named:
+            text += f"\0{sorted(asked.named.items())}"
     if task.queue or task.fairness_key:
         text += f"\0{task.queue}\0{task.fairness_key}"
     if task.retry is not None:
@@ -260,7 +274,16 @@ def content_of(task: Task | TaskSubmitted, payload_digest: str) -> int:
         text += f"\0limits {msgspec.structs.astuple(task.time_limits)}"
     if task.attributes:
         text += f"\0attributes {sorted(task.attributes.items())}"
+    if task.worker_filter:
+        text += f"\0worker_filter {task.worker_filter}"
+    if task.prefer is not None:
+        text += f"\0prefer {msgspec.structs.astuple(task.prefer)}"
     return crc32(text.encode())
+
+
+def of_worker(worker_id: str) -> str:
+    """Return the filter that only this worker meets; '' for none."""
+    return f'{_ONE_WORKER}{worker_id}"' if worker_id else ""
 
 
 def checksum(text: str) -> int:
@@ -317,6 +340,9 @@ def submitted_as(event: TaskSubmitted, stamp: Stamp) -> Task:
         occurrence=event.occurrence,
         attributes=event.attributes,
         debounce=event.debounce,
+        worker_filter=intern(event.worker_filter) if event.worker_filter else "",
+        prefer=event.prefer,
+        preference="" if event.prefer is None else intern(event.prefer.filter or of_worker(event.prefers_worker)),
     )
     if event.not_before is not None or event.debounce is not None:
         first = max(event.not_before or 0.0, 0.0 if event.debounce is None else event.debounce.until)
@@ -332,7 +358,9 @@ def _shared(policy: RetryPolicy) -> RetryPolicy:
 
 def _unblocked(task: Task, event: TaskUnblocked, stamp: Stamp) -> Task:
     check_status({PENDING}, task.status, event, stamp)
-    if task.time_limits is not None:  # the time that it may wait for a worker begins
+    if event.prefers_worker:
+        task = msgspec.structs.replace(task, preference=intern(of_worker(event.prefers_worker)))
+    if task.time_limits is not None or task.preference:  # the time that it may wait for a worker begins
         task = msgspec.structs.replace(task, retry_at=max(task.retry_at, stamp.time))
     return _followed(task, stamp, waiting_for=())
 
@@ -434,7 +462,7 @@ def _resumed(task: Task, event: TaskResumed, stamp: Stamp) -> Task:
     check_status({PENDING}, task.status, event, stamp)
     if not task.is_paused:
         _wrongly(task, event, stamp)
-    if task.time_limits is not None:  # the time that it may wait for a worker begins again
+    if task.time_limits is not None or task.preference:  # the time that it may wait for a worker begins again
         task = msgspec.structs.replace(task, retry_at=max(task.retry_at, stamp.time))
     return msgspec.structs.replace(
         task,

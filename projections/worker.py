@@ -9,6 +9,7 @@ import msgspec
 
 from events.base import START, Position
 from events.resources import Resources
+from events.task import Scalar
 from events.worker import WorkerDraining, WorkerHeartbeat, WorkerLeft, WorkerLost, WorkerRegistered
 from projections.stamp import Stamp, check_legal, missing
 
@@ -58,6 +59,7 @@ class WorkerState(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defa
     rounds: float = 0.0
     registration: str = ""
     source: str = ""
+    labels: dict[str, Scalar] = {}
 
     @property
     def registered_as(self) -> str:
@@ -68,6 +70,11 @@ class WorkerState(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defa
     def is_ended(self) -> bool:
         """Whether the worker is lost or has left; it may return."""
         return self.status in (WorkerStatus.LOST, WorkerStatus.LEFT)
+
+
+def unknown(worker_id: str) -> WorkerState:
+    """Return a worker that is not registered, as a claim would register it."""
+    return WorkerState(worker_id=worker_id, status=WorkerStatus.ACTIVE, registered=START, registered_at=0.0)
 
 
 def evolve(worker: WorkerState | None, event: AnyWorkerEvent, stamp: Stamp) -> WorkerState:
@@ -95,6 +102,7 @@ def _registered(event: WorkerRegistered, stamp: Stamp, *, rounds: float) -> Work
         registration=event.registration,
         rounds=rounds,
         source=stamp.owner if event.owned else "",
+        labels=event.labels,
     )
 
 

@@ -103,8 +103,10 @@ class App:
         self.held = Held()
         self.program = settings.client.program or program_name()
         """The name under which this app submits tasks."""
-        self.looks_for_others_at = 0.0
-        """When to look again, in loop time, whether tasks wait that this program did not submit; it is logged once."""
+        self.looks_at = 0.0
+        """When to look again, in loop time, which tasks wait that this program does not get."""
+        self.told: set[str] = set()
+        """Why it does not get them, as far as it was logged: each reason once."""
         self.registration = _ids.new("registration")
         """The registration of the services that this app registers; `own_services` are their ids."""
         self.own_services: set[str] = set()

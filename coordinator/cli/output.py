@@ -18,7 +18,7 @@ import msgspec
 from coordinator.terminal import clean, escaped, is_fancy
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from events.task import Scalar
 
@@ -116,6 +116,18 @@ class Attribute(click.ParamType[tuple[str, "Scalar"]]):
 def shown_scalar(value: Scalar) -> str:
     """Return an attribute's value as a terminal shows it: as `Attribute` reads it."""
     return value if isinstance(value, str) else json.dumps(value)
+
+
+RESOURCE = click.option(
+    "--resource", "named", metavar="NAME=AMOUNT", type=Attribute(), multiple=True,
+    help="An amount of anything else, such as licences=2. Repeatable.",
+)  # fmt: skip
+
+
+def amounts_of(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the resources that options give."""
+    given = {name: options[name] for name in ("cpu", "memory", "gpu") if options.get(name) is not None}
+    return given | dict(options["named"])
 
 
 class Moment(click.ParamType[datetime]):

@@ -13,10 +13,12 @@ import msgspec
 from coordinator.cli import EXIT_ERROR, EXIT_TIMED_OUT
 from coordinator.cli.connection import TENANT, TRACEPARENT, URL, asking
 from coordinator.cli.output import (
+    RESOURCE,
     Attribute,
     Moment,
     Number,
     NumberOrName,
+    amounts_of,
     moment,
     output_options,
     show,
@@ -29,7 +31,7 @@ from coordinator.client.cancel_tasks import RATE_PER_S, cancel_each
 from coordinator.client.paging import found, listed
 from coordinator.client.service_list import list_services
 from coordinator.commands.container import GetContainer, ListContainers
-from coordinator.commands.explain import ExplainTask
+from coordinator.commands.explain import ExplainTask, Tier
 from coordinator.commands.service import NO_PORT
 from coordinator.commands.task import LATEST_S, CancelTask, FindTasks, GetTask, ListTasks, SubmitTask
 from coordinator.commands.task_pause import PauseTask, ResumeTask
@@ -37,10 +39,10 @@ from coordinator.terminal import clean
 from events.after import After, AfterJoin, AfterOn, Otherwise
 from events.base import Position
 from events.cancel_ladder import Escalation
-from events.errors import NotFound, Refused
+from events.errors import CoordinationError, NotFound, Refused
 from events.nats_address import address_of
 from events.service import ServiceStatus
-from events.task import TaskStatus
+from events.task import Prefer, TaskStatus
 from events.time_limits import TimeLimits
 
 if TYPE_CHECKING:
@@ -128,6 +130,8 @@ _TASK_FACTS = (
     ("queue", lambda t: t.queue),
     ("key", lambda t: t.fairness_key),
     ("attributes", lambda t: ", ".join(f"{name}={shown_scalar(value)}" for name, value in t.attributes.items())),
+    ("worker filter", lambda t: t.worker_filter),
+    ("prefers", lambda t: f"{t.preference}, for {t.prefer.for_s:g} s" if t.preference else ""),
     ("tenant", lambda t: t.tenant),
     ("trace", lambda t: t.traceparent),
     ("started", lambda t: moment(t.started_at)),
@@ -171,6 +175,14 @@ def task() -> None:
 @retry_options
 @click.option("--cpu", help="CPU request, such as 500m.")
 @click.option("--memory", help="Memory request, such as 2Gi.")
+@click.option("--gpu", metavar="COUNT", help="GPUs it needs.")
+@RESOURCE
+@click.option(
+    "--worker-filter", metavar="FILTER", default="", help="Which workers may run it: 'labels.zone == \"eu\"'."
+)
+@click.option("--prefer", metavar="FILTER", default="", help="Wait for such a worker first, if there is one.")
+@click.option("--sticky-to", metavar="ID", default="", help="Wait first for the worker that ran this task.")
+@click.option("--prefer-for", type=Number(0.0, 3600.0, SECONDS), default=5.0, help="How long to wait for it (5 s).")
 @click.option("--delay", type=Number(0.0, LATEST_S, SECONDS), help="Start this many seconds from now.")
 @click.option("--not-before", type=Moment(), help="Start at this time at the earliest: 2026-11-23T17:15:00+01:00.")
 @click.option("--id", "task_id", metavar="ID", help="Task id. A second submit with the same id has no effect.")
@@ -208,6 +220,7 @@ def task_submit(ctx: click.Context, /, name: str, wait: float, url: str | None, 
 
     async def submit(client: Client) -> Task | str:
         task_id: str = await client.execute(command)
+        await _tell_if_never(client, task_id)
         return await _ended(client, task_id, wait) if wait else task_id
 
     made = asking(ctx, url, submit, tenant=options["tenant"], traceparent=options["traceparent"])
@@ -221,11 +234,19 @@ def task_submit(ctx: click.Context, /, name: str, wait: float, url: str | None, 
     return _outcome(made)
 
 
+async def _tell_if_never(client: Client, task_id: str) -> None:
+    """Say on stderr why no worker that is known today can run a task, if none can."""
+    with suppress(CoordinationError):  # the task is submitted, whatever becomes of this question
+        found = await client.execute(ExplainTask(task_id=task_id))
+        for reason in found.reasons:
+            if reason.tier is Tier.NEVER:
+                click.echo(f"note: {clean(reason.text)}; to change it: {clean(reason.change)}", err=True)
+
+
 def _submit_command(name: str, options: dict[str, Any]) -> SubmitTask:
     from coordinator.ids import TimeOrderedIds
     from events.resources import Resources
 
-    amounts = {key: options[key] for key in ("cpu", "memory") if options[key] is not None}
     return SubmitTask(
         task_id=TimeOrderedIds().new("task") if options["task_id"] is None else options["task_id"],
         task_name=name,
@@ -233,17 +254,25 @@ def _submit_command(name: str, options: dict[str, Any]) -> SubmitTask:
         priority=options["priority"],
         timeout_s=options["timeout"],
         max_retries=options["max_retries"],
-        resources=Resources.parse(amounts),
+        resources=Resources.parse(amounts_of(options)),
         payload=given_payload(options["payload"]),
         queue=options["queue"],
         fairness_key=options["key"],
         attributes=dict(options["attributes"]),
+        worker_filter=options["worker_filter"],
+        prefer=_prefer(options),
         retry=retry_of(options),
         after=_after(options),
         not_before=None if options["not_before"] is None else options["not_before"].timestamp(),
         delay_s=options["delay"],
         time_limits=time_limits_of(options),
     )
+
+
+def _prefer(options: dict[str, Any]) -> Prefer | None:
+    if not options["prefer"] and not options["sticky_to"]:
+        return None
+    return Prefer(filter=options["prefer"], sticky_to=options["sticky_to"], for_s=options["prefer_for"])
 
 
 def _after(options: dict[str, Any]) -> After | None:

@@ -6,12 +6,13 @@ import asyncio
 import os
 import shlex
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from coordinator.app.locate import find_lasting, find_url
 from coordinator.cli.connection import load_settings
+from coordinator.cli.output import RESOURCE, Attribute, amounts_of
 from coordinator.stop_signals import unless_stopped
 from events.errors import Refused
 from events.nats_address import DEFAULT_PORT, servers_of
@@ -209,9 +210,14 @@ def worker() -> None:
 @click.option("--cpu", metavar="CORES", help="Cores for its tasks together, such as 4 or 500m.")
 @click.option("--memory", metavar="BYTES", help="Memory for its tasks together, such as 8Gi.")
 @click.option("--gpu", metavar="COUNT", help="GPUs for its tasks together.")
+@RESOURCE
+@click.option(
+    "--label", "labels", metavar="NAME=VALUE", type=Attribute(), multiple=True,
+    help="What the filters of tasks may know of it. Repeatable.",
+)  # fmt: skip
 @click.pass_context
 def worker_run(
-    ctx: click.Context, /, module: str, url: str | None, worker_id: str | None, slots: int, **amounts: str | None
+    ctx: click.Context, /, module: str, url: str | None, worker_id: str | None, slots: int, **options: Any
 ) -> None:
     """Run a worker with the task handlers of MODULE, a dotted name or a file."""
     from coordinator.own_process import end
@@ -224,7 +230,7 @@ def worker_run(
     collect_seldom()
     be_expendable(WORKER)
 
-    resources = {name: amount for name, amount in amounts.items() if amount is not None}
+    resources = amounts_of(options)
 
     async def run() -> None:
         await run_worker(
@@ -233,7 +239,9 @@ def worker_run(
             namespace=settings.namespace,
             worker_id=worker_id,
             slots=slots,
-            resources=resources or None,
+            resources=resources,
+            labels=dict(options["labels"]),
+            cpu_overcommit=settings.node.cpu_overcommit,
             # Two heartbeats may be lost before the coordinator gives the worker's tasks to another one.
             beat_s=min(BEAT_S, settings.scheduler.lease_s / 3),
             **credentials(settings, "worker", worker_id or ""),

@@ -27,7 +27,7 @@ class RegisterNode(Command[None], frozen=True, kw_only=True, gc=False):
 
     KIND, VERB = "node", "register"
     FOR = frozenset({"node"})
-    REFUSALS = frozenset({"bad_number", "bad_text", "too_many"})
+    REFUSALS = frozenset({"bad_number", "bad_resources", "bad_text", "too_many"})
     EXAMPLE = Example(
         {"node_id": "node_1", "capacity": {"cpu_millis": 4000, "memory_bytes": 8589934592}, "runtime": "process"}
     )

@@ -14,7 +14,7 @@ class DefinePool(Command[Pool], frozen=True, kw_only=True, gc=False):
     KIND, VERB = "pool", "define"
     INSTEAD = f"get_pool tells it: {PAGES}"
     FOR = frozenset()
-    REFUSALS = frozenset({"bad_number", "quota", "too_many"})
+    REFUSALS = frozenset({"bad_number", "bad_resources", "quota", "too_many"})
     EXAMPLE = Example({"pool_id": "pool_1", "capacity": {"cpu_millis": 8000, "gpus": 2}}, POOL_EMPTY)
 
     pool_id: str
@@ -25,7 +25,7 @@ class AllocatePool(Command[bool], frozen=True, kw_only=True, gc=False):
     """Allocate a share of a pool; the answer is False if it does not fit."""
 
     KIND, VERB = "pool", "allocate"
-    REFUSALS = frozenset({"bad_number", "id_taken", "not_found", "quota", "too_many"})
+    REFUSALS = frozenset({"bad_number", "bad_resources", "id_taken", "not_found", "quota", "too_many"})
     EXAMPLE = Example({"pool_id": "pool_1", "request_id": "request_1", "resources": {"gpus": 1}}, True)
 
     pool_id: str

@@ -37,5 +37,7 @@ def requeued_id(task_id: str, requeued_from: str = "") -> str:
 def submission_again(event: TaskSubmitted) -> SubmitTask:
     """Return the command that submits the content of *event* again; without its idempotency key, which is taken."""
     content = {name: value for name in _COPIED if (value := getattr(event, name, None)) is not None}
+    if event.prefer is not None and event.prefer.sticky_to:
+        del content["prefer"]  # what it stuck to may be forgotten by now
     task_id = requeued_id(event.task_id, event.requeued_from)
     return SubmitTask(**content, task_id=task_id, requeued_from=event.task_id)

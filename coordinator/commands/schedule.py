@@ -35,8 +35,8 @@ class DefineSchedule(Command[Schedule], frozen=True, kw_only=True, gc=False):
 
     KIND, VERB = "schedule", "define"
     REFUSALS = frozenset({
-        "bad_attributes", "bad_number", "bad_payload", "bad_retry", "bad_schedule", "bad_text", "bad_time",
-        "memory_full", "payload_too_large", "queue_full", "quota", "too_many", "unknown_queue",
+        "bad_attributes", "bad_filter", "bad_number", "bad_payload", "bad_resources", "bad_retry", "bad_schedule",
+        "bad_text", "bad_time", "memory_full", "payload_too_large", "queue_full", "quota", "too_many", "unknown_queue",
     })  # fmt: skip
     EXAMPLE = Example(
         {

@@ -12,7 +12,7 @@ from events.after import After
 from events.cancel_ladder import Escalation
 from events.resources import NONE, Resources
 from events.retry import RetryPolicy
-from events.task import Payload, Scalar, TaskStatus, TaskUsage
+from events.task import Payload, Prefer, Scalar, TaskStatus, TaskUsage
 from events.time_limits import TimeLimits
 from projections.task import Task
 
@@ -32,14 +32,17 @@ class SubmitTask(Command[str], frozen=True, kw_only=True, gc=False):
     is cancelled, or runs (`otherwise`). No attempt starts before
     `not_before`, in seconds since 1970, or before `delay_s` seconds have passed since the submit. `timeout_s` limits
     one attempt; `time_limits` are the other limits. `attributes` are what filters and limits may know of its content:
-    at most 16 texts, numbers and truth values, 1 KiB together.
+    at most 16 texts, numbers and truth values, 1 KiB together. Only workers that meet `worker_filter` get it, such as
+    `labels.zone == "eu"`; its fields are `worker_id`, `labels.…`, `container_id`, `agent_type` and `node_id`. With
+    `prefer`, for so many seconds after it became ready (`for_s`), it goes only to a worker that meets `filter`, or that
+    ran the task `sticky_to` last, as long as such a worker is registered and not draining; then to any that may run it.
     """
 
     KIND, VERB = "task", "submit"
     REFUSALS = frozenset({
-        "bad_after", "bad_attributes", "bad_number", "bad_payload", "bad_priority", "bad_retry", "bad_text", "bad_time",
-        "busy", "id_taken", "memory_full", "payload_too_large", "queue_full", "quota", "rate_limited", "too_many",
-        "unknown_predecessor", "unknown_queue",
+        "bad_after", "bad_attributes", "bad_filter", "bad_number", "bad_payload", "bad_priority", "bad_resources",
+        "bad_retry", "bad_text", "bad_time", "busy", "id_taken", "memory_full", "payload_too_large", "queue_full",
+        "quota", "rate_limited", "too_many", "unknown_predecessor", "unknown_queue",
     })  # fmt: skip
     EXAMPLE = Example({"task_id": "task_1", "task_name": "add", "priority": 5, "payload": PAYLOAD}, "task_1")
 
@@ -62,6 +65,8 @@ class SubmitTask(Command[str], frozen=True, kw_only=True, gc=False):
     delay_s: float | None = None
     time_limits: TimeLimits | None = None
     attributes: dict[str, Scalar] = {}
+    worker_filter: str = ""
+    prefer: Prefer | None = None
 
 
 class ClaimTasks(Command[list[Task]], frozen=True, kw_only=True, gc=False):
@@ -71,14 +76,14 @@ class ClaimTasks(Command[list[Task]], frozen=True, kw_only=True, gc=False):
     With `programs` it takes only tasks that one of these programs submitted, with `task_names` only tasks of these
     names, with `queues` only those of these queues, with `task_ids` only these, in this order. Without a `strategy`,
     the policies of the queues say which task is next. Refused if it names a registration of the worker that is not the
-    current one.
+    current one. A worker that is not known is registered by it, with these `resources`.
     """
 
     KIND, VERB = "task", "claim"
     FOR = frozenset({"domain", "worker", "agents"})
     REFUSALS = frozenset({
-        "bad_number", "bad_strategy", "bad_text", "container_not_running", "id_taken", "memory_full", "quota",
-        "replaced", "too_many", "unknown_queue", "worker_draining",
+        "bad_number", "bad_resources", "bad_strategy", "bad_text", "container_not_running", "id_taken", "memory_full",
+        "quota", "replaced", "too_many", "unknown_queue", "worker_draining",
     })  # fmt: skip
     EXAMPLE = Example({"claim_id": "claim_1", "worker_id": "worker_1", "wait_s": 5.0}, [TASK_RUNNING])
 
@@ -92,6 +97,7 @@ class ClaimTasks(Command[list[Task]], frozen=True, kw_only=True, gc=False):
     task_names: tuple[str, ...] = ()
     queues: tuple[str, ...] = ()
     task_ids: tuple[str, ...] = ()
+    resources: Resources | None = None
 
 
 class WithdrawClaim(Command[None], frozen=True, kw_only=True, gc=False):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from events.errors import Refused, shown
+from events.resources import check_names
 
 if TYPE_CHECKING:
     from events.resources import Resources
@@ -59,17 +60,25 @@ def check_number(name: str, value: float, least: float, most: float) -> None:
         raise Refused(msg, reason="bad_number")
 
 
-def check_resources(name: str, resources: Resources) -> None:
+def check_resources(name: str, resources: Resources, *, may_name: bool = False) -> None:
     """
-    Check amounts that are requested or offered.
+    Check amounts that are requested or offered; only tasks and workers may name others than CPU, memory and GPUs.
 
     Raises:
-        Refused: one of them is below 0, which would free resources that others hold, or above `AMOUNT_MAX`.
+        Refused: one of them is below 0, which would free resources that others hold, or above `AMOUNT_MAX`; or it is of
+            what may not be named.
     """
+    if resources.named:
+        if not may_name:
+            others = ", ".join(map(shown, resources.named))
+            msg = f"{name} has {others}: use cpu, memory and gpu; only tasks and workers may name others"
+            raise Refused(msg, reason="bad_resources")
+        check_names(resources.named)
     for kind, amount in (
         ("cpu_millis", resources.cpu_millis),
         ("memory_bytes", resources.memory_bytes),
         ("gpus", resources.gpus),
+        *resources.named.items(),
     ):
         if not 0 <= amount <= AMOUNT_MAX:
             check_number(f"{name}.{kind}", amount, 0, AMOUNT_MAX)

@@ -199,7 +199,7 @@ def _names_amounts(commands: list[Any]) -> bool:
     """Whether any command names amounts; to look for them in the bytes takes half as long as to decode these."""
     for one in commands:
         amounts_of = _amounts_of.get(type(one.data))
-        if amounts_of is not None and amounts_of(one.data) is not NONE:
+        if amounts_of is not None and (amounts := amounts_of(one.data)) is not NONE and amounts is not None:
             return True
     return False
 

@@ -7,6 +7,7 @@ import msgspec
 from coordinator.commands.command import PAGES, Command, Example, Question
 from coordinator.commands.examples import WORKER
 from events.resources import Resources
+from events.task import Scalar
 from projections.worker import WorkerState
 
 CLAIM_WAIT_MAX_S = 60.0
@@ -33,14 +34,15 @@ class RegisterWorker(Command[WorkerTerms], frozen=True, kw_only=True, gc=False):
     Of the programs that give their `registration` an id, only one has a worker id: another one is refused as
     `id_in_use` while the first was heard within two heartbeats, and replaces it after that. A program that gives none
     shares the worker. `generation` is that of the container that the program runs in: the current one need not wait,
-    and an earlier one is refused.
+    and an earlier one is refused. `labels` are what the filters of tasks know of it: at most 32 texts, numbers and
+    truth values, 2 KiB together.
     """
 
     KIND, VERB = "worker", "register"
     FOR = frozenset({"domain", "worker", "agents"})
     REFUSALS = frozenset({
-        "bad_number", "bad_text", "container_not_running", "id_in_use", "memory_full", "quota", "replaced",
-        "too_many",
+        "bad_number", "bad_resources", "bad_text", "container_not_running", "id_in_use", "memory_full", "quota",
+        "replaced", "too_many",
     })  # fmt: skip
     EXAMPLE = Example(
         {"worker_id": "worker_1", "slots": 4, "handles": ["add"], "registration": "start_1"},
@@ -54,6 +56,7 @@ class RegisterWorker(Command[WorkerTerms], frozen=True, kw_only=True, gc=False):
     container_id: str = ""
     registration: str = ""
     generation: str = ""
+    labels: dict[str, Scalar] = {}
 
 
 class DrainWorker(Command[None], frozen=True, kw_only=True, gc=False):

@@ -112,11 +112,21 @@ def following(world: World, task: Task) -> Event | None:
     found = settled(task.after, task.waiting_for, world.awaited.get)
     if found is None:
         return None
-    if found.holds:
-        return TaskUnblocked(task_id=task.task_id, predecessor=found.by)
-    if task.after.otherwise is Otherwise.RUN:
-        return TaskUnblocked(task_id=task.task_id, predecessor=found.by, otherwise=True)
+    if found.holds or task.after.otherwise is Otherwise.RUN:
+        sticks = task.prefer is not None and task.prefer.sticky_to
+        ran_there = ran_on(world, sticks) if sticks else ""
+        return TaskUnblocked(
+            task_id=task.task_id, predecessor=found.by, otherwise=not found.holds, prefers_worker=ran_there
+        )
     return _cancelled(task.task_id, found)
+
+
+def ran_on(world: World, task_id: str) -> str:
+    """Return the worker that ran a task last, '' if none did or it is not known any more."""
+    task = world.tasks.get(task_id)
+    if task is None:
+        return ""
+    return task.worker_id or (task.attempts[-1].worker_id if task.attempts else "")
 
 
 def _cancelled(task_id: str, found: Settled) -> TaskCancelled:

@@ -350,6 +350,7 @@ def _submitted(schedule: Schedule, slot: int) -> TaskSubmitted:
         fairness_key=task.fairness_key,
         retry=task.retry,
         attributes=task.attributes,
+        worker_filter=task.worker_filter,
         occurrence=Occurrence(schedule_id=schedule.schedule_id, slot=slot, source=schedule.source),
     )
 

@@ -16,28 +16,30 @@ from coordinator.deciders.first_start import first_start
 from coordinator.deciders.queue import PRIORITY_MOST, priority_of
 from coordinator.deciders.retries import check_policy
 from coordinator.deciders.time_limits import LEAST_S, MOST_S, checked_limits
-from events.errors import Refused, shown
+from events.errors import NotFound, Refused, shown
 from events.ids import checked
 from events.resources import NONE
 from events.task import TaskSubmitted
 from projections.queue import name_of
 from projections.task import checksum, content_of, digest_of
+from projections.worker_filters import condition
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from coordinator.commands.task import SubmitTask
     from coordinator.deciders.rules import DecisionContext, Rules
-    from events.task import Payload, Scalar
+    from events.task import Payload, Prefer, Scalar
     from projections.task import EndedTask, KeyedTask, Task
     from projections.world import World
 
 ATTRIBUTES_MAX = 16
 ATTRIBUTES_BYTES_MAX = 1024
+PREFER_MOST_S = 3600.0
 _CONTENT = (
     "task_name", "task_type", "priority", "timeout_s", "max_retries", "resources", "idempotency_key", "queue",
     "fairness_key", "retry", "requeued_from", "after", "time_limits",
-    "attributes",
+    "attributes", "worker_filter", "prefer",
 )  # fmt: skip
 """What the repeat of a submit must say again, besides the payload."""
 _SHA256_DIGITS = 64
@@ -70,7 +72,7 @@ def submission(world: World, command: SubmitTask, context: DecisionContext) -> T
     if command.fairness_key:
         check_text("fairness_key", command.fairness_key, 128)
     if command.resources is not NONE:
-        check_resources("resources", command.resources)
+        check_resources("resources", command.resources, may_name=True)
     check_payload("payload", command.payload, rules)
     if command.timeout_s is not None:
         check_number("timeout_s", command.timeout_s, LEAST_S, MOST_S)
@@ -98,6 +100,9 @@ def submission(world: World, command: SubmitTask, context: DecisionContext) -> T
         delay_s=command.delay_s,
         time_limits=None if command.time_limits is None else checked_limits(command.time_limits),
         attributes=command.attributes,
+        worker_filter=command.worker_filter,
+        prefer=command.prefer,
+        prefers_worker="" if command.prefer is None else _preferred(world, command.prefer),
     )
 
 
@@ -111,6 +116,41 @@ def _check_rare(command: SubmitTask) -> None:
         check_attributes(command.attributes)
     if command.after is not None:
         dependencies.check_after(command.task_id, command.after)
+    if command.worker_filter:
+        _check_filter("worker_filter", command.worker_filter)
+
+
+def _check_filter(name: str, text: str) -> None:
+    """
+    Accept a filter over workers.
+
+    Raises:
+        Refused: it is no condition on workers; the message says where and why.
+    """
+    try:
+        condition(text)
+    except Refused as error:
+        raise Refused(f"{name}: {error.message}", reason="bad_filter") from None
+
+
+def _preferred(world: World, prefer: Prefer) -> str:
+    """
+    Return the worker that ran the task to stick to, '' if there is none.
+
+    Raises:
+        Refused: it is two preferences or none, or no condition on workers. NotFound: the task to stick to is not known.
+    """
+    if bool(prefer.filter) is bool(prefer.sticky_to):
+        msg = f"prefer has filter {shown(prefer.filter)} and sticky_to {shown(prefer.sticky_to)}: give one of them"
+        raise Refused(msg, reason="bad_filter")
+    check_number("prefer.for_s", prefer.for_s, 0.0, PREFER_MOST_S)
+    if prefer.filter:
+        _check_filter("prefer.filter", prefer.filter)
+        return ""
+    if not world.knows_task(checked(prefer.sticky_to, "prefer.sticky_to")):
+        msg = f"prefer.sticky_to names {prefer.sticky_to!r}, a task that does not exist: submit it first"
+        raise NotFound(msg, reason="unknown_predecessor")
+    return dependencies.ran_on(world, prefer.sticky_to)
 
 
 def same_key(world: World, keyed: KeyedTask, command: SubmitTask, event: TaskSubmitted) -> None:
@@ -153,22 +193,33 @@ def check_attributes(attributes: Mapping[str, Scalar]) -> None:
     Raises:
         Refused: they are too many or too long, or a name or a value is none.
     """
-    if len(attributes) > ATTRIBUTES_MAX:
-        msg = f"attributes has {len(attributes)} names: use at most {ATTRIBUTES_MAX}"
-        raise Refused(msg, reason="bad_attributes")
-    size = 0
-    for name, value in attributes.items():
-        if not (name.isidentifier() and name.isascii()):
-            msg = f"attributes: {shown(name)} is not a name: use letters, digits and _, and no digit first"
-            raise Refused(msg, reason="bad_attributes")
-        if isinstance(value, str):
-            check_text(f"attributes.{name}", value, ATTRIBUTES_BYTES_MAX)
-        elif not isfinite(value) or abs(value) > AMOUNT_MAX:
-            check_number(f"attributes.{name}", value, -AMOUNT_MAX, AMOUNT_MAX)
-        size += len(name.encode()) + len(str(value).encode(errors="replace"))
+    size = check_scalars("attributes", attributes, ATTRIBUTES_MAX, ATTRIBUTES_BYTES_MAX)
     if size > ATTRIBUTES_BYTES_MAX:
         msg = f"attributes has {size} bytes: use at most {ATTRIBUTES_BYTES_MAX}; put more into the payload"
         raise Refused(msg, reason="bad_attributes")
+
+
+def check_scalars(what: str, given: Mapping[str, Scalar], most: int, text_most: int) -> int:
+    """
+    Accept names with a text, a number or a truth value each, and return their size in bytes.
+
+    Raises:
+        Refused: they are too many, or a name or a value is none.
+    """
+    if len(given) > most:
+        msg = f"{what} has {len(given)} names: use at most {most}"
+        raise Refused(msg, reason="too_many")
+    size = 0
+    for name, value in given.items():
+        if not (name.isidentifier() and name.isascii()):
+            msg = f"{what}: {shown(name)} is not a name: use letters, digits and _, and no digit first"
+            raise Refused(msg, reason="bad_text")
+        if isinstance(value, str):
+            check_text(f"{what}.{name}", value, text_most)
+        elif not isfinite(value) or abs(value) > AMOUNT_MAX:
+            check_number(f"{what}.{name}", value, -AMOUNT_MAX, AMOUNT_MAX)
+        size += len(name.encode()) + len(str(value).encode(errors="replace"))
+    return size
 
 
 def check_payload(name: str, payload: Payload | None, rules: Rules) -> None:

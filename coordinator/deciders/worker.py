@@ -15,6 +15,7 @@ from coordinator.deciders.deadlines import NEVER
 from coordinator.deciders.queue import check_queue
 from coordinator.deciders.rules import Decider, Teller, check_churn, check_current, check_generation, present_s
 from coordinator.deciders.silence import is_held, patience_s, unless_spared
+from coordinator.deciders.submission import check_scalars
 from coordinator.deciders.task import released
 from events.coordinator import Watched
 from events.errors import NotFound, Refused
@@ -23,15 +24,18 @@ from events.worker import WorkerDraining, WorkerLeft, WorkerLost, WorkerRegister
 from projections.worker import WorkerStatus
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     from coordinator.deciders.deadlines import Due
     from coordinator.deciders.rules import DecisionContext, Events
     from coordinator.deciders.signs import Signs
     from events.base import Event
+    from events.task import Scalar
     from projections.worker import WorkerState
     from projections.world import World
 
+LABELS_MAX = 32
+LABELS_BYTES_MAX = 2048
 RELEASED_AT_ONCE = 500
 MOST_WORKERS = 100_000
 MOST_IN_A_FILTER = 32
@@ -50,12 +54,14 @@ def register(world: World, command: RegisterWorker, context: DecisionContext) ->
     if command.slots is not None:
         check_number("slots", command.slots, 1, 100_000)
     if command.resources is not None:
-        check_resources("resources", command.resources)
+        check_resources("resources", command.resources, may_name=True)
     if len(command.handles) > 1000:  # noqa: PLR2004  # a sanity bound, not a rule
         msg = f"handles names {len(command.handles)} tasks: use at most 1000"
         raise Refused(msg, reason="too_many")
     for name in command.handles:
         check_text("handles", name, 128, least=1)
+    if command.labels:
+        _check_labels(command.labels)
     check_generation(world, command.container_id, command.generation)
     known = world.workers.get(command.worker_id)
     registration = command.registration
@@ -71,12 +77,25 @@ def register(world: World, command: RegisterWorker, context: DecisionContext) ->
         container_id=command.container_id,
         registration=registration,
         owned=bool(context.actor),
+        labels=command.labels,
     )
     if known is not None and known.status is WorkerStatus.ACTIVE and again(known, context) == offered:
         return ()
     if known is None:
         check_room_for_worker(world, context)
     return (offered,)
+
+
+def _check_labels(labels: Mapping[str, Scalar]) -> None:
+    """
+    Accept the labels of a worker.
+
+    Raises:
+        Refused: they are too many or too long, or a name or a value is none.
+    """
+    size = check_scalars("labels", labels, LABELS_MAX, LABELS_BYTES_MAX)
+    if size > LABELS_BYTES_MAX:
+        raise Refused(f"labels has {size} bytes: use at most {LABELS_BYTES_MAX}", reason="too_large")
 
 
 def _check_free(known: WorkerState, command: RegisterWorker, context: DecisionContext) -> None:
@@ -131,7 +150,7 @@ def _worker(world: World, worker_id: str) -> WorkerState:
 
 
 def claim(world: World, command: ClaimTasks, context: DecisionContext) -> Events:
-    """Admit a claim; an unknown worker is registered without limits. The scheduler places the tasks."""
+    """Admit a claim; it registers a worker that is not known. The scheduler places the tasks."""
     checked(command.claim_id, "claim_id")
     checked(command.worker_id, "worker_id")
     check_number("slots", command.slots, 1, context.rules.claim_slots_max)
@@ -139,6 +158,8 @@ def claim(world: World, command: ClaimTasks, context: DecisionContext) -> Events
     check_wanted(world, command)
     for task_id in command.task_ids:
         checked(task_id, "task_ids")
+    if command.resources is not None:
+        check_resources("resources", command.resources, may_name=True)
     if claimed := world.indexes.claims.get(command.claim_id):
         if world.tasks[next(iter(claimed))].worker_id == command.worker_id:
             return ()
@@ -148,8 +169,14 @@ def claim(world: World, command: ClaimTasks, context: DecisionContext) -> Events
     if worker is None:
         check_room_for_worker(world, context)
         registration = checked(command.registration, "registration") if command.registration else ""
-        owned = bool(context.actor)
-        return (WorkerRegistered(worker_id=command.worker_id, registration=registration, owned=owned),)
+        return (
+            WorkerRegistered(
+                worker_id=command.worker_id,
+                resources=command.resources,
+                registration=registration,
+                owned=bool(context.actor),
+            ),
+        )
     check_current("worker", worker.worker_id, worker, command.registration)
     if worker.status is WorkerStatus.DRAINING:
         msg = f"worker {worker.worker_id!r} is draining and gets no new tasks: register it again to end that"
@@ -194,6 +221,7 @@ def again(worker: WorkerState, context: DecisionContext) -> WorkerRegistered:
         container_id=worker.container_id,
         registration=worker.registration,
         owned=bool(context.actor),
+        labels=worker.labels,
     )
 
 

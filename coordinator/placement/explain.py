@@ -12,24 +12,29 @@ from difflib import get_close_matches
 from itertools import islice
 from typing import TYPE_CHECKING
 
+from msgspec import json
+
 from coordinator.commands.explain import Blocker, Explanation, Reason, Tier, WorkerFit
 from coordinator.deciders.housing import SERVING, said_of
 from coordinator.deciders.rules import present_s
-from coordinator.placement.sources import ordering_of
+from coordinator.placement.sources import Patience, ordering_of, prefers_for_s
 from events.queue import DEFAULT
 from events.resources import NONE, Resources
 from events.task import TaskStatus
 from projections.limit import limit_of, opens_at
 from projections.queue import policy_of
 from projections.worker import WorkerStatus
+from projections.worker_filters import FIELDS, condition, facts_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from coordinator.deciders.rules import Rules
     from coordinator.deciders.signs import Signs
+    from events.task import Scalar
     from projections.task import Task
     from projections.worker import WorkerState
+    from projections.worker_filters import Facts
     from projections.world import World
 
 MOST_BLOCKERS = 10
@@ -37,10 +42,11 @@ MOST_WORKERS_SHOWN = 20
 RUNS_LOOKED_AT = 2000
 """The newest ended tasks that are looked at for an estimate, and how many of them are enough."""
 RUNS_ENOUGH = 100
+FACTS_SHOWN = 5
 
 _TIERS = list(Tier)
 FITS = "fits"
-_PERMANENT = frozenset({"other_names", "too_small"})
+_PERMANENT = frozenset({"other_names", "too_small", "labels"})
 """What a worker will never do for this task, as it is registered."""
 
 
@@ -85,8 +91,9 @@ def _running(world: World, signs: Signs, task: Task, heard_now: float) -> Explan
 
 def _pending(world: World, signs: Signs, task: Task, rules: Rules, heard_now: float) -> Explanation:
     indexes, policy = world.indexes, policy_of(world.queues, task.queue)
+    waits_s = 0.0 if not task.preference or Patience(world).is_over(task) else prefers_for_s(task, indexes.now)
     fits = {
-        worker.worker_id: dict(_against(world, signs, task, worker, rules, heard_now))
+        worker.worker_id: dict(_against(world, signs, task, worker, rules, heard_now, waits_s))
         for worker in world.workers.values()
         if not worker.is_ended
     }
@@ -97,6 +104,7 @@ def _pending(world: World, signs: Signs, task: Task, rules: Rules, heard_now: fl
         (
             *_of_task(world, task),
             *_of_holds(world, task),
+            *_of_preference(task, waits_s),
             *_of_queue(world, task),
             *_of_limits(world, task),
             *_of_fleet(world, task, rules),
@@ -127,12 +135,16 @@ def _pending(world: World, signs: Signs, task: Task, rules: Rules, heard_now: fl
 
 
 def _against(
-    world: World, signs: Signs, task: Task, worker: WorkerState, rules: Rules, heard_now: float
+    world: World, signs: Signs, task: Task, worker: WorkerState, rules: Rules, heard_now: float, waits_s: float
 ) -> Iterator[tuple[str, str]]:
     """Yield what keeps a task from a worker: the code of each rule, and what the worker has."""
     indexes = world.indexes
     if worker.handles and task.task_name not in worker.handles:
         yield "other_names", f"handles {', '.join(worker.handles[:5])}"
+    if task.worker_filter and not condition(task.worker_filter)(facts := facts_of(worker, world.containers)):
+        yield "labels", f"has {_facts(facts, task.worker_filter)}; asked is {task.worker_filter}"
+    if waits_s and not condition(task.preference)(facts_of(worker, world.containers)):
+        yield "preferred", f"it waits {waits_s:.1f} s more for another worker"
     if worker.status is WorkerStatus.DRAINING:
         yield "draining", worker.reason or "it gets no new tasks"
     silent_s = signs.silent_for(signs.workers, worker.worker_id, heard_now)
@@ -221,6 +233,15 @@ def _of_holds(world: World, task: Task) -> Iterator[Reason]:
     )
 
 
+def _of_preference(task: Task, waits_s: float) -> Iterator[Reason]:
+    if waits_s:
+        yield Reason(
+            code="prefers",
+            tier=Tier.ITSELF,
+            text=f"it waits {waits_s:.1f} s more for a worker that meets {task.preference}",
+        )
+
+
 def _of_queue(world: World, task: Task) -> Iterator[Reason]:
     queue = world.queues.get(task.queue or DEFAULT)
     if queue is not None and queue.paused_at is not None:
@@ -281,6 +302,7 @@ def _of_workers(world: World, task: Task, fits: dict[str, dict[str, str]]) -> It
             blockers=[Blocker(kind="worker", id=worker_id) for worker_id in islice(able, MOST_BLOCKERS)],
         )
         return
+    heard = {worker_id for worker_id in heard if "preferred" not in able[worker_id]} or heard
     holds = (task_id for worker_id in sorted(heard) for task_id in world.indexes.held.get(worker_id, ()))
     yield Reason(
         code="workers_busy",
@@ -304,11 +326,19 @@ def _never(world: World, task: Task, fits: dict[str, dict[str, str]]) -> Reason:
             text=f"none of {len(fits)} workers handles {task.task_name!r}{meant}",
             change=f"start a worker that handles {task.task_name!r}",
         )
+    alike = [worker_id for worker_id in named if "labels" not in fits[worker_id]]
+    if not alike:
+        return Reason(
+            code="no_match",
+            tier=Tier.NEVER,
+            text=f"none of {len(named)} workers that handle {task.task_name!r} meets its filter {task.worker_filter}",
+            change="start a worker with such labels, or submit it with another worker_filter",
+        )
     needs = amounts(task.resources)
     return Reason(
         code="too_large",
         tier=Tier.NEVER,
-        text=f"it needs {needs}, more than any of {len(named)} workers that handle {task.task_name!r} has",
+        text=f"it needs {needs}, more than any of {len(alike)} workers that may run {task.task_name!r} has",
         change=f"start a worker with {needs}, or submit it with less",
     )
 
@@ -336,8 +366,17 @@ def amounts(resources: Resources) -> str:
         (resources.cpu_millis, f"{resources.cpu_millis / 1000:g} cores"),
         (resources.memory_bytes, f"{resources.memory_bytes / 2**30:.3g} GiB"),
         (resources.gpus, f"{resources.gpus} GPUs"),
+        *((amount, f"{amount} {name}") for name, amount in sorted(resources.named.items())),
     ]
     return ", ".join(text for amount, text in parts if amount) or "nothing"
+
+
+def _facts(facts: Facts, worker_filter: str) -> str:
+    """Return what a worker has of what a filter names: what decided, and as much as a line holds."""
+    named: dict[str, Scalar] = {name: getattr(facts, name) for name in FIELDS.plain}
+    named |= {f"labels.{name}": value for name, value in sorted(facts.labels.items())}
+    shown = [f"{name} = {json.encode(value).decode()}" for name, value in named.items() if name in worker_filter]
+    return ", ".join(shown[:FACTS_SHOWN]) or "none of these labels"
 
 
 def _oldest(world: World, task_ids: Iterable[str]) -> list[Blocker]:

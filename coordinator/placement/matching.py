@@ -5,6 +5,7 @@ from __future__ import annotations
 import heapq
 import math
 from collections.abc import Mapping
+from functools import reduce
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
@@ -16,7 +17,7 @@ from events.coordinator import ANY, ClaimFilter
 from events.resources import NONE, Resources
 from events.task import TaskStarted
 from projections.queue import policy_of
-from projections.worker import WorkerStatus
+from projections.worker import WorkerStatus, unknown
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -65,10 +66,10 @@ def schedule(
     it: these get no others of the queues for which it chooses. If it is None there is no such policy, or it failed, and
     they get tasks by priority.
     """
-    sources = Sources(world, with_choice=chosen is not None)
+    capacities = _capacities(world, claims, loads, containers)
+    sources = Sources(world, with_choice=chosen is not None, room=_Room(capacities))
     is_counted = world.indexes.is_accounted or bool(world.limits)
     taken: set[str] = set()
-    capacities = _capacities(world, claims, loads, containers)
     if chosen is not None:
         for event in _chosen(claims, capacities, filters, chosen, sources):
             if len(taken) == most:
@@ -86,7 +87,7 @@ def schedule(
         source = candidate.source
         if source is None:
             wanted = filters.get(candidate.claim.claim_id, ANY)
-            source = candidate.source = sources.of(candidate.claim.strategy, candidate.capacity.worker.handles, wanted)
+            source = candidate.source = sources.of(candidate.claim.strategy, candidate.capacity.worker, wanted)
         task = source.take(candidate, taken) if candidate and not source.has_no_fit(candidate) else None
         if task is None:
             if not one.pass_over():
@@ -110,14 +111,14 @@ def offered(
     """
     worker = world.workers.get(worker_id)
     free: Resources | None = None
-    handles: tuple[str, ...] = ()
     if worker is not None:
         capacity = _capacity(world, worker_id, {}, containers)
         if capacity is None:
             return
-        free, handles = capacity.free, worker.handles
-    sources = Sources(world)
-    source, onlooker, taken = sources.of(strategy, handles, wanted), _Onlooker(free), set[str]()
+        free = capacity.free
+    sources = Sources(world, room=lambda: free)
+    source = sources.of(strategy, unknown(worker_id) if worker is None else worker, wanted)
+    onlooker, taken = _Onlooker(free), set[str]()
     while len(taken) < most and (task := source.take(onlooker, taken)) is not None:
         taken.add(task.task_id)
         sources.note(task)
@@ -168,7 +169,7 @@ def _chosen(
             continue
         candidate = _Candidate(claim, capacity, "custom")
         only = msgspec.structs.replace(filters.get(claim.claim_id, ANY), task_ids=wanted)
-        source = sources.of("", capacity.worker.handles, only)
+        source = sources.of("", capacity.worker, only)
         while candidate and (task := source.take(candidate, taken)) is not None:
             taken.add(task.task_id)
             sources.note(task)
@@ -181,6 +182,25 @@ def _capacities(
     return {
         worker_id: _capacity(world, worker_id, loads, containers) for worker_id in {claim.worker_id for claim in claims}
     }
+
+
+class _Room:
+    """What no worker has more of, as far as it is limited; it is found when it is first asked for, and then kept."""
+
+    __slots__ = ("_capacities", "_is_known", "_most")
+
+    def __init__(self, capacities: Mapping[str, _Capacity | None]) -> None:
+        self._capacities = capacities
+        self._most: Resources | None = NONE
+        self._is_known = False
+
+    def __call__(self) -> Resources | None:
+        if not self._is_known:
+            self._is_known = True
+            frees = [one.free for one in self._capacities.values() if one is not None]
+            limited = [free for free in frees if free is not None]
+            self._most = reduce(Resources.most, limited, NONE) if len(limited) == len(frees) else None
+        return self._most
 
 
 def _candidates(
@@ -390,7 +410,8 @@ class _Rotation:
 def _answer_bytes(task: Task, claim: WaitingClaim) -> int:
     """Return an upper bound of the encoded size of *task*; to encode it costs more than the exact size is worth."""
     payload = task.payload
-    if payload is None or payload.encoding == "text" or not payload.data.isascii():
+    is_plain = not (task.attributes or task.worker_filter or task.resources.named)
+    if payload is None or payload.encoding == "text" or not payload.data.isascii() or not is_plain:
         return len(_encode(task))
     ids = len(task.task_id) + len(task.tenant) + 2 * len(claim.claim_id) + len(claim.worker_id) + len(task.ended_by)
     ids += len(task.program)

@@ -9,31 +9,104 @@ first by the order of the queue. What runs counts as much as an attempt of the s
 from __future__ import annotations
 
 import heapq
+from functools import partial
 from heapq import merge
-from itertools import chain
+from itertools import chain, islice
 from operator import itemgetter
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from events.coordinator import ClaimFilter
 from events.queue import DEFAULT
+from events.resources import NONE
 from projections.queue import name_of, policy_of
 from projections.ready import FIFO, aged
 from projections.shares import HALF_LIFE_S, Account, key_of, name_in
+from projections.task import of_worker
+from projections.time_limits import waits_since
+from projections.worker import WorkerStatus
+from projections.worker_filters import NONE_MET, condition, facts_of, met
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 
     from events.queue import FairShare, Policy
     from events.resources import Resources
     from projections.keyed import Keyed
     from projections.lanes import LaneName, Lanes
-    from projections.ready import Key, ReadyTasks, Shape
+    from projections.ready import Key, ReadyTasks, Shape, ShapeKey
     from projections.task import Task
+    from projections.worker import WorkerState
     from projections.world import World
 
 _NO_MORE: Iterator[tuple[Key, Shape]] = iter(())
 _BY_PRIORITY = frozenset({"priority", "fair", "custom"})
 _NEVER = Account("")
+PATIENT_LOOKED_AT = 50
+"""Tasks of a shape that wait for other workers are looked at so far, whether one has waited long enough."""
+
+
+class Allowed(NamedTuple):
+    """
+    Which shapes of tasks may go to some workers at all; without a word of names or filters, those of all.
+
+    None of the workers of a turn has more than `room` says, so what does not fit in that is not looked at in this turn.
+    With `only` they are the shapes of tasks that stick to one worker.
+    """
+
+    names: frozenset[str] | None
+    filters: frozenset[str] | None
+    room: Callable[[], Resources | None]
+    patience: Patience
+    limits: _Limits
+    only: str = ""
+
+    def may_run(self, asked: ShapeKey | Task) -> bool:
+        """Return whether the workers meet the filter of a task or a shape, and one may have room for it."""
+        if self.only and asked.preference != self.only:
+            return False
+        if asked.worker_filter and self.filters is not None and asked.worker_filter not in self.filters:
+            return False
+        if asked.resources is NONE:
+            return True
+        room = self.room()
+        return room is None or asked.resources.fits_in(room)
+
+    def prefers(self, asked: ShapeKey | Task) -> bool:
+        """Return whether the workers are as good as any other for a task or a shape."""
+        preference = asked.preference
+        return not preference or self.filters is None or preference == self.only or preference in self.filters
+
+
+def prefers_for_s(task: Task, now: float) -> float:
+    """Return for how long a task still waits for a worker that it prefers, in seconds; 0 or less if no longer."""
+    return 0.0 if task.prefer is None else waits_since(task) + task.prefer.for_s - now
+
+
+class Patience:
+    """Which tasks still wait for a worker that they prefer; workers that are registered and not draining count."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self._exists: dict[tuple[str, str], bool] = {}
+
+    def is_over(self, task: Task) -> bool:
+        """Return whether a task may go to a worker that it does not prefer."""
+        if prefers_for_s(task, self._world.indexes.now) <= 0.0:
+            return True
+        key = (task.preference, task.task_name)
+        exists = self._exists.get(key)
+        if exists is None:
+            workers, sticks_to = self._world.workers, task.sticks_to
+            of_these = workers.values() if sticks_to is None else filter(None, [workers.get(sticks_to)])
+            exists = self._exists[key] = any(map(partial(self._is_one, key), of_these))
+        return not exists
+
+    def _is_one(self, key: tuple[str, str], worker: WorkerState) -> bool:
+        """Return whether a worker meets a preference and handles the name of the task."""
+        preference, task_name = key
+        if worker.status is not WorkerStatus.ACTIVE or (worker.handles and task_name not in worker.handles):
+            return False
+        return condition(preference)(facts_of(worker, self._world.containers))
 
 
 class Candidate(Protocol):
@@ -61,23 +134,47 @@ class Sources:
     """
     The sources of one turn: claims that want the same share one.
 
-    *with_choice* says that a custom policy has chosen: claims get nothing else of the queues for which it does.
+    *with_choice* says that a custom policy has chosen: claims get nothing else of the queues for which it does. *room*
+    returns what none of its workers has more of, None if that is not limited.
     """
 
-    def __init__(self, world: World, *, with_choice: bool = False) -> None:
+    def __init__(
+        self, world: World, *, with_choice: bool = False, room: Callable[[], Resources | None] = lambda: None
+    ) -> None:
         self._world = world
+        self._room = room
+        self._patience = Patience(world)
+        self._filters = tuple(world.indexes.worker_filters)
         self._chosen_for = frozenset(map(name_of, custom_queues(world))) if with_choice else frozenset[str]()
-        self._of: dict[tuple[str, tuple[str, ...], ClaimFilter], Source] = {}
+        self._of: dict[tuple[str, tuple[str, ...], ClaimFilter, frozenset[str] | None, str], Source] = {}
         self._usage = _Usage(world)
         self._limits = _Limits(world.indexes.keyed)
 
-    def of(self, strategy: str, handles: tuple[str, ...], wanted: ClaimFilter) -> Source:
-        """Return what a claim may take that names *strategy*, '' for the policies of the queues."""
-        key = (strategy, handles, wanted)
+    def of(self, strategy: str, worker: WorkerState | None, wanted: ClaimFilter) -> Source:
+        """
+        Return what a claim may take that names *strategy*, '' for the policies of the queues.
+
+        Without a worker it is what any worker may take.
+        """
+        handles, filters = () if worker is None else worker.handles, self._met(worker)
+        key = (strategy, handles, wanted, filters, "")
         found = self._of.get(key)
         if found is None:
-            found = self._of[key] = self._made(strategy, handles, wanted)
-        return found
+            found = self._of[key] = self._made(*key)
+        stuck_to = self._world.indexes.stuck_to
+        if not stuck_to or worker is None or (own := of_worker(worker.worker_id)) not in stuck_to:
+            return found
+        key = (strategy, handles, wanted, filters, own)
+        both = self._of.get(key)
+        if both is None:
+            both = self._of[key] = _Both(self._made(*key), found)
+        return both
+
+    def _met(self, worker: WorkerState | None) -> frozenset[str] | None:
+        """Return which filters of pending tasks a worker meets: those that meet the same ones share a source."""
+        if worker is None:
+            return None
+        return met(facts_of(worker, self._world.containers), self._filters) if self._filters else NONE_MET
 
     def note(self, task: Task) -> None:
         """Count a task that was given to a claim in the share it takes of and the keys of limits, if there are any."""
@@ -86,7 +183,9 @@ class Sources:
         if self._world.limits:
             self._limits.note(task)
 
-    def _made(self, strategy: str, handles: tuple[str, ...], wanted: ClaimFilter) -> Source:
+    def _made(
+        self, strategy: str, handles: tuple[str, ...], wanted: ClaimFilter, filters: frozenset[str] | None, only: str
+    ) -> Source:
         indexes = self._world.indexes
         lanes = [indexes.lanes]
         if wanted.programs:
@@ -97,10 +196,15 @@ class Sources:
             names = set(handles or wanted.task_names)
             if handles and wanted.task_names:
                 names.intersection_update(wanted.task_names)
+        allowed = Allowed(
+            None if names is None else frozenset(names), filters, self._room, self._patience, self._limits, only
+        )
         queues = self._grouped(lanes, wanted.queues, is_live=not strategy and not wanted.task_ids)
+        if only:
+            queues = _sticking(queues, only)
         if wanted.task_ids:
-            return _Named(self._world, wanted.task_ids, lanes, queues, names, self._limits)
-        made = {name_in(queue): self._of_queue(queue, groups, strategy, names) for queue, groups in queues.items()}
+            return _Named(self._world, wanted.task_ids, lanes, queues, allowed)
+        made = {name_in(queue): self._of_queue(queue, groups, strategy, allowed) for queue, groups in queues.items()}
         if len(made) == 1:
             return next(iter(made.values()))
         return _Shared(made, self._usage)
@@ -125,17 +229,47 @@ class Sources:
         return queues
 
     def _of_queue(
-        self, queue: str, lanes: Mapping[LaneName, list[ReadyTasks]], strategy: str, names: Collection[str] | None
+        self, queue: str, lanes: Mapping[LaneName, list[ReadyTasks]], strategy: str, allowed: Allowed
     ) -> Source:
         policy = policy_of(self._world.queues, queue)
         ordering = ordering_of(policy, strategy)
         if len(lanes) == 1 or (strategy or policy.strategy) != "fair":
-            return Line([one for groups in lanes.values() for one in groups], ordering, names, self._limits)
-        made = {
-            name_in(lane.queue, lane.key): _Later(groups, ordering, names, self._limits)
-            for lane, groups in lanes.items()
-        }
+            return Line([one for groups in lanes.values() for one in groups], ordering, allowed)
+        made = {name_in(lane.queue, lane.key): _Later(groups, ordering, allowed) for lane, groups in lanes.items()}
         return _Shared(made, self._usage)
+
+
+def _sticking(
+    queues: Mapping[str, Mapping[LaneName, list[ReadyTasks]]], preference: str
+) -> dict[str, dict[LaneName, list[ReadyTasks]]]:
+    """Return those of the groups that have tasks with a preference."""
+    found: dict[str, dict[LaneName, list[ReadyTasks]]] = {}
+    for queue, lanes in queues.items():
+        for lane, groups in lanes.items():
+            if having := [one for one in groups if preference in one.preferring]:
+                found.setdefault(queue, {})[lane] = having
+    return found
+
+
+class _Both:
+    """What sticks to a worker, which it takes first, and what it may take as others may."""
+
+    def __init__(self, own: Source, common: Source) -> None:
+        self._sources = (own, common)
+
+    @property
+    def is_empty(self) -> bool:
+        return all(source.is_empty for source in self._sources)
+
+    def has_no_fit(self, candidate: Candidate) -> bool:
+        return all(source.has_no_fit(candidate) for source in self._sources)
+
+    def take(self, candidate: Candidate, taken: set[str]) -> Task | None:
+        for source in self._sources:
+            found = None if source.has_no_fit(candidate) else source.take(candidate, taken)
+            if found is not None:
+                return found
+        return None
 
 
 class _Anyone:
@@ -155,7 +289,7 @@ def custom_queues(world: World) -> tuple[str, ...]:
 
 def ready_for_custom(world: World, most: int) -> Iterator[Task]:
     """Yield up to *most* ready tasks of the queues that follow the default policy, the first ones by priority."""
-    source, taken = Sources(world).of("", (), ClaimFilter(queues=custom_queues(world))), set[str]()
+    source, taken = Sources(world).of("", None, ClaimFilter(queues=custom_queues(world))), set[str]()
     while len(taken) < most and (task := source.take(_Anyone(), taken)) is not None:
         taken.add(task.task_id)
         yield task
@@ -267,10 +401,8 @@ class _Shared:
 class _Later:
     """A line that is made when it is first wanted: most turns give tasks to few of many tenants."""
 
-    def __init__(
-        self, groups: Sequence[ReadyTasks], ordering: str, names: Collection[str] | None, limits: _Limits
-    ) -> None:
-        self._of = (groups, ordering, names, limits)
+    def __init__(self, groups: Sequence[ReadyTasks], ordering: str, allowed: Allowed) -> None:
+        self._of = (groups, ordering, allowed)
         self._line: Line | None = None
 
     @property
@@ -295,16 +427,17 @@ class _Named:
         task_ids: Sequence[str],
         lanes: Sequence[Lanes],
         queues: Collection[str],
-        names: Collection[str] | None,
-        limits: _Limits,
+        allowed: Allowed,
     ) -> None:
-        self._keyed, self._limits = world.indexes.keyed, limits
+        self._keyed, self._limits = world.indexes.keyed, allowed.limits
         known = (task for task in map(world.tasks.get, dict.fromkeys(task_ids)) if task is not None)
         self._tasks = [
             task
             for task in known
             if task.queue in queues
-            and (names is None or task.task_name in names)
+            and (allowed.names is None or task.task_name in allowed.names)
+            and allowed.may_run(task)
+            and (allowed.prefers(task) or allowed.patience.is_over(task))
             and any(one.has(task) for one in lanes)
         ]
 
@@ -332,21 +465,23 @@ def _is_smaller(candidate: Candidate, no_fit: Sequence[Resources]) -> bool:
 
 
 class Line:
-    """The ready tasks of some groups that claims with the same filter, of workers with the same `handles`, may take."""
+    """The ready tasks of some groups that claims with the same filter, of workers that may run the same, may take."""
 
-    def __init__(
-        self, groups: Sequence[ReadyTasks], ordering: str, names: Collection[str] | None, limits: _Limits
-    ) -> None:
+    def __init__(self, groups: Sequence[ReadyTasks], ordering: str, allowed: Allowed) -> None:
         self._ordering = ordering
-        self._limits = limits
+        self._allowed = allowed
         self._heads: list[tuple[Key, int, Task, tuple[str, ...], Iterator[tuple[Key, Task]]]] = []
         self._opened = 0
         self._no_fit: list[Resources] = []
         self._unopened: Iterator[tuple[Key, Shape]] = _NO_MORE
-        if names is None:
+        if allowed.only:
+            for shape in chain.from_iterable(group.preferring[allowed.only].values() for group in groups):
+                if allowed.names is None or shape.key.task_name in allowed.names:
+                    self._open(shape)
+        elif allowed.names is None:
             self._unopened = merge(*(group.in_order(ordering) for group in groups), key=itemgetter(0))
         else:
-            for shape in chain.from_iterable(group.of_name(name) for group in groups for name in names):
+            for shape in chain.from_iterable(group.of_name(name) for group in groups for name in allowed.names):
                 self._open(shape)
         self._next = next(self._unopened, None)
 
@@ -366,7 +501,7 @@ class Line:
         while found is None and self._open_first():
             head = heapq.heappop(self._heads)
             _, number, task, keys, rest = head
-            if keys and not self._limits.allows(keys):
+            if keys and not self._allowed.limits.allows(keys):
                 continue  # no task of its shape may start in this turn any more
             if task.task_id in taken:
                 self._push(rest, number, keys)
@@ -390,9 +525,13 @@ class Line:
         return bool(heads)
 
     def _open(self, shape: Shape) -> None:
-        if shape.members:
+        allowed, key = self._allowed, shape.key
+        if shape.members and not shape.is_shut and allowed.may_run(key):
             self._opened += 1
-            self._push(shape.ordered(self._ordering), self._opened, shape.key.keys)
+            tasks = shape.ordered(self._ordering)
+            if not allowed.prefers(key):  # the first ones tell for the others: they have waited longest, or are urgent
+                tasks = (one for one in islice(tasks, PATIENT_LOOKED_AT) if allowed.patience.is_over(one[1]))
+            self._push(tasks, self._opened, key.keys)
 
     def _push(self, rest: Iterator[tuple[Key, Task]], number: int, keys: tuple[str, ...]) -> None:
         for key, task in rest:

@@ -17,13 +17,14 @@ if TYPE_CHECKING:
     from events.limit import WhenBusy
     from events.retry import RetryPolicy
     from events.schedule import Catchup, Overlap, ScheduleStatus
-    from events.task import TaskStatus, TaskUsage
+    from events.task import Prefer, TaskStatus, TaskUsage
 
 __all__ = [
     "After",
     "Catchup",
     "Overlap",
     "PolicyType",
+    "Prefer",
     "ResourceAllocator",
     "RetryPolicy",
     "ScheduleInfo",
@@ -48,6 +49,7 @@ __getattr__ = lazy_exports(
         "Catchup": "events.schedule",
         "Overlap": "events.schedule",
         "PolicyType": "coordinator.scheduler.scheduling_policy",
+        "Prefer": "events.task",
         "ResourceAllocator": "coordinator.scheduler.resource_allocator",
         "RetryPolicy": "events.retry",
         "ScheduleInfo": "coordinator.scheduler.schedules",

@@ -8,7 +8,6 @@ dies, its leases expire, and its tasks return to the queue.
 from __future__ import annotations
 
 import asyncio
-import math
 from dataclasses import InitVar, dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -19,6 +18,7 @@ from coordinator.app.facade import Facade, new_id
 from coordinator.client.cancel_tasks import CANCELLED_MAX, cancel_each
 from coordinator.client.cancel_tasks import RATE_PER_S as CANCEL_RATE_PER_S
 from coordinator.client.dead_letters import RATE_PER_S, REQUEUED_MAX, list_dead, requeue, requeue_each
+from coordinator.client.machine import machine
 from coordinator.client.paging import found, listed
 from coordinator.commands.arguments import (
     flag,
@@ -53,11 +53,12 @@ from coordinator.commands.task_pause import PauseTask, ResumeTask
 from coordinator.commands.validation import check_number
 from coordinator.scheduler.attribute_paths import attribute_paths as parts_of
 from coordinator.scheduler.attribute_paths import with_attributes
+from coordinator.scheduler.waiting_tasks import tell_what_waits
 from events.after import After, AfterJoin, AfterOn, Otherwise
 from events.cancel_ladder import Escalation
 from events.errors import CoordinationError, NotFound, Refused, StaleLease, Unavailable, shown
-from events.resources import Resources
-from events.task import Scalar, TaskStatus, TaskUsage
+from events.resources import NONE, Resources
+from events.task import Prefer, Scalar, TaskStatus, TaskUsage
 from events.time_limits import TIMEOUT, TimeLimits
 
 if TYPE_CHECKING:
@@ -72,10 +73,6 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger(__name__)
 
-LOOK_EVERY_S = 60.0
-LOOKED_AT = 200
-"""Pending tasks that are looked at to say which ones of other programs wait; the newest."""
-NAMES_SHOWN = 5
 WAIT_S = 20.0
 """How long one question waits at the coordinator; a longer wait repeats the question."""
 SELECTIONS = 5
@@ -269,9 +266,17 @@ def _after(given: Any) -> After | None:
 
 
 def _work(
-    task_name: Any, task_type: Any, priority: Any, timeout: Any, max_retries: Any, resources: Any, payload: Any
+    task_id: Any,
+    task_name: Any,
+    task_type: Any,
+    priority: Any,
+    timeout: Any,
+    max_retries: Any,
+    resources: Any,
+    payload: Any,
 ) -> dict[str, Any]:
     return {
+        "task_id": text("task_id", new_id("task") if task_id is None else task_id),
         "task_name": text("task_name", task_name),
         "task_type": text("task_type", task_type),
         "priority": text("priority", priority) if isinstance(priority, str) else whole("priority", priority),
@@ -282,16 +287,30 @@ def _work(
     }
 
 
-def _waiting(
-    queue: Any, fairness_key: Any, idempotency_key: Any, retry: Any, after: Any, attributes: Any
-) -> dict[str, Any]:
+def _again(idempotency_key: Any, retry: Any, after: Any) -> dict[str, Any]:
     return {
-        "queue": text("queue", queue),
-        "fairness_key": text("fairness_key", fairness_key),
         "idempotency_key": text("idempotency_key", idempotency_key),
         "retry": None if retry is None else retry_policy("retry", retry),
         "after": _after(after),
+    }
+
+
+def _where(queue: Any, fairness_key: Any, attributes: Any, worker_filter: Any, prefer: Any) -> dict[str, Any]:
+    if isinstance(prefer, str):
+        prefer = Prefer(filter=text("prefer", prefer))
+    if prefer is not None:
+        given: Prefer = wanted("prefer", prefer, Prefer, "a filter, or Prefer(…)")
+        prefer = Prefer(
+            filter=text("prefer.filter", given.filter),
+            sticky_to=text("prefer.sticky_to", given.sticky_to),
+            for_s=number("prefer.for_s", given.for_s),
+        )
+    return {
+        "queue": text("queue", queue),
+        "fairness_key": text("fairness_key", fairness_key),
         "attributes": {} if attributes is None else scalars("attributes", attributes),
+        "worker_filter": text("worker_filter", worker_filter),
+        "prefer": prefer,
     }
 
 
@@ -378,6 +397,8 @@ class TaskScheduler(Facade):
         finish_within: float | None = None,
         heartbeat: float | None = None,
         attributes: Mapping[str, Scalar] | None = None,
+        worker_filter: str = "",
+        prefer: Prefer | str | None = None,
     ) -> str:
         """
         Submit a task to the queue and return its id. When this returns, the task is durable.
@@ -387,7 +408,7 @@ class TaskScheduler(Facade):
             task_type: a word to group tasks by.
             priority: a higher one starts sooner by PRIORITY and FAIR; or a name that its queue knows: `high` is 3.
             timeout: seconds that one attempt may take; after that the task ends with the status TIMEOUT.
-            resources: what it needs of a worker, such as `{"cpu": 2, "memory": "4Gi"}`.
+            resources: what it needs of a worker, such as `{"cpu": 2, "memory": "4Gi", "licences": 1}`.
             payload: any JSON value, or bytes; at most 64 KiB.
             max_retries: how many failed attempts are retried; by default `scheduler.max_retries`.
             idempotency_key: submitting with the same key again creates no second task and returns the id of the first.
@@ -397,25 +418,30 @@ class TaskScheduler(Facade):
             after: up to 64 tasks that must be COMPLETED first, else it is cancelled; or what `After(…)` says.
             retry: pauses before retries, errors that end it at once, what follows the last; by default of the settings.
             not_before: no attempt starts before this time; a datetime with a zone, at most ten years ahead.
-            delay: no attempt starts for so many seconds after the submit; not together with *not_before*.
+            delay: no attempt starts for so many seconds; not together with *not_before*.
             start_within: seconds that it may wait for a worker once it is ready; then it ends with the status TIMEOUT.
             finish_within: seconds that it may take with all attempts; then it ends with the status TIMEOUT.
             heartbeat: seconds that a running attempt may report no progress; then the attempt fails.
             attributes: what filters and limits may know of its content, such as `{"customer": "acme"}`; at most 16.
+            worker_filter: which workers may run it, such as `labels.zone == "eu" && labels.gpu_memory >= 16`.
+            prefer: a filter as that, or `Prefer(…)`: for 5 s it waits for such a worker, if there is one; then for any.
 
         Raises:
             Refused: an argument is invalid, the queue does not exist, too many tasks wait, or a limit rejects it.
             NotFound: a task of *after* does not exist, or ended longer than 10 minutes ago.
             Unavailable: the coordinator did not answer; the task may have been submitted.
         """
-        command = SubmitTask(
-            task_id=text("task_id", new_id("task") if task_id is None else task_id),
-            **_work(task_name, task_type, priority, timeout, max_retries, resources, payload),
-            program=(await self.opened()).program,
-            **_waiting(queue, fairness_key, idempotency_key, retry, after, attributes),
-            **_times(not_before, delay, start_within, finish_within, heartbeat),
-        )
-        return str(await self.execute(with_attributes(command, self._paths)))
+        what = _work(task_id, task_name, task_type, priority, timeout, max_retries, resources, payload)
+        where = _where(queue, fairness_key, attributes, worker_filter, prefer)
+        when = _times(not_before, delay, start_within, finish_within, heartbeat)
+        return await self._submit(**what, **where, **when, **_again(idempotency_key, retry, after))
+
+    async def _submit(self, **content: Any) -> str:
+        app = await self.opened()
+        command = with_attributes(SubmitTask(program=app.program, **content), self._paths)
+        if command.resources != NONE or command.worker_filter:
+            app.looks_at = 0.0  # it may be for no worker of this program
+        return str(await app.execute(command))
 
     async def get_next_task(
         self,
@@ -433,7 +459,7 @@ class TaskScheduler(Facade):
         told by `client.program` of the settings. This process then holds the task's lease and renews it.
 
         Args:
-            worker_id: the worker; an unknown one is registered without limits. Several programs may share it.
+            worker_id: the worker, which several programs may share; an unknown one is registered as this machine.
             strategy: how to choose the task, as a member or its value; by default the policies of the queues say it.
             wait_s: seconds to wait for a task.
             task_names: take tasks of these names, whoever submitted them; at most 32.
@@ -457,7 +483,7 @@ class TaskScheduler(Facade):
             left_s -= portion_s
             if task is None and left_s <= 0:
                 if not wanted["task_names"]:
-                    await self._tell_what_waits(app)
+                    await tell_what_waits(app, worker)
                 return None
             if task is None and portion_s < PAUSE_S:
                 pause_s = min(PAUSE_S, left_s)
@@ -477,7 +503,15 @@ class TaskScheduler(Facade):
 
     async def _claimed(self, worker: str, wait_s: float, wanted: Mapping[str, Any]) -> Task | None:
         """Claim one task; None if there is none within *wait_s* seconds."""
-        claim = ClaimTasks(claim_id=new_id("claim"), worker_id=worker, slots=1, wait_s=wait_s, **wanted)
+        app = await self.opened()
+        claim = ClaimTasks(
+            claim_id=new_id("claim"),
+            worker_id=worker,
+            slots=1,
+            wait_s=wait_s,
+            resources=machine(app.settings.node.cpu_overcommit),
+            **wanted,
+        )
         tasks: list[Task] = await self.execute(claim)
         return tasks[0] if tasks else None
 
@@ -505,27 +539,6 @@ class TaskScheduler(Facade):
             if (task := await self._claimed(worker, 0.0, {**wanted, "task_ids": (task_id,)})) is not None:
                 return task
         return None
-
-    async def _tell_what_waits(self, app: App) -> None:
-        """Log once which tasks wait that this program did not submit, as it may have been started to execute them."""
-        now = asyncio.get_running_loop().time()
-        if now < app.looks_for_others_at:
-            return
-        app.looks_for_others_at = now + LOOK_EVERY_S
-        try:
-            pending: list[Task] = await self.execute(ListTasks(status=TaskStatus.PENDING, limit=LOOKED_AT))
-        except CoordinationError as error:  # who may claim may not always list
-            log.debug("pending_tasks_not_listed", why=error.message)
-            return
-        names = sorted({task.task_name for task in pending if task.program != app.program})
-        if names:
-            app.looks_for_others_at = math.inf
-            log.warning(
-                "tasks_of_other_programs_wait",
-                program=app.program,
-                names=names[:NAMES_SHOWN],
-                hint=f"get_next_task returns tasks of this program: pass task_names={names[:1]} for those of others",
-            )
 
     async def complete_task(
         self,

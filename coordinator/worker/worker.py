@@ -27,8 +27,9 @@ import structlog
 
 from coordinator.bus.connection import CONNECT_TIMEOUT_S
 from coordinator.client.client import ATTEMPT_TIMEOUT_S, CALL_TIMEOUT_S, Client, name_in
+from coordinator.client.machine import CPU_OVERCOMMIT, machine
 from coordinator.client.own_container import own_container
-from coordinator.commands.arguments import flag, number, text, wanted, whole
+from coordinator.commands.arguments import flag, number, scalars, text, wanted, whole
 from coordinator.commands.notices import LostLeases
 from coordinator.commands.validation import check_number
 from coordinator.commands.worker import DrainWorker, LeaveWorker, RegisterWorker
@@ -48,6 +49,7 @@ if TYPE_CHECKING:
 
     from coordinator.bus.connection import Url
     from coordinator.bus.subscription import Message
+    from events.task import Scalar
 
 log = structlog.get_logger(__name__)
 
@@ -79,8 +81,10 @@ class Worker:
         namespace: the first part of all subjects, as in the coordinator's settings.
         worker_id: the worker's id; by default the name in *creds*, or a new one that starts with *name*.
         slots: how many tasks run at the same time, 1 to 10,000.
-        resources: what the tasks that run at a time may need together, such as `{"cpu": 4, "memory": "8Gi"}`; by
-            default there is no limit.
+        resources: what the tasks that run at a time may need together, such as `{"gpu": 1, "licences": 2}`. It
+            also has the CPU and the memory of the machine, unless these are named, and nothing else.
+        labels: what the filters of tasks may know of it, such as `{"zone": "eu"}`; at most 32.
+        cpu_overcommit: how many times each core of the machine counts, where *resources* says nothing of CPU.
         handlers: the handlers by task name; more can be added with `task`.
         beat_s: the longest time between two heartbeats, in seconds; must be well below the coordinator's lease.
         drain_s: seconds that `stop` gives running handlers to finish.
@@ -99,6 +103,10 @@ class Worker:
         Refused: an id is invalid, a number is out of range, or an amount is not a quantity.
     """
 
+    _client: Client
+    _tasks: asyncio.TaskGroup
+    _attempts: Attempts
+
     def __init__(
         self,
         name: str,
@@ -108,6 +116,8 @@ class Worker:
         worker_id: str | None = None,
         slots: int = 8,
         resources: Mapping[str, Any] | None = None,
+        labels: Mapping[str, Scalar] | None = None,
+        cpu_overcommit: float = CPU_OVERCOMMIT,
         handlers: Mapping[str, Handler] | None = None,
         beat_s: float = BEAT_S,
         drain_s: float = DRAIN_S,
@@ -129,7 +139,8 @@ class Worker:
         self._namespace = checked(namespace, "namespace")
         self._slots = whole("slots", slots)
         check_number("slots", self._slots, 1, 10_000)
-        self._resources = None if resources is None else Resources.parse(resources)
+        self._resources = _with_machine(resources, _seconds("cpu_overcommit", cpu_overcommit, 0.1, 100))
+        self._labels = {} if labels is None else scalars("labels", labels)
         self._handlers = _handlers_by_name({} if handlers is None else handlers)
         self._beat_s = _seconds("beat_s", beat_s, 0.01, 3600)
         self._drain_s = _seconds("drain_s", drain_s, 0, 366 * 86_400)
@@ -153,9 +164,6 @@ class Worker:
         self._stopping = asyncio.Event()
         self._reason = "stopped"
         self._draining: asyncio.Timeout | None = None
-        self._client: Client
-        self._tasks: asyncio.TaskGroup
-        self._attempts: Attempts
         self._claiming: Claiming | None = None
         self._replaced: Refused | None = None
 
@@ -277,6 +285,7 @@ class Worker:
                 container_id=self._container_id,
                 registration=self._registration,
                 generation=self._generation,
+                labels=self._labels,
             ),
             handlers=self._handlers,
             registered=lambda terms: beats.at_least_every(terms.lease_s / BEATS_A_LEASE),
@@ -403,6 +412,16 @@ def _start_of_id(name: Any) -> str:
     return str(name)
 
 
+def _with_machine(given: Mapping[str, Any] | None, cpu_overcommit: float) -> Resources:
+    """Return what a worker has: what was given, and otherwise the memory and the cores of the machine."""
+    has, said = machine(cpu_overcommit), Resources.parse(given)
+    return msgspec.structs.replace(
+        said,
+        cpu_millis=said.cpu_millis if given and "cpu" in given else has.cpu_millis,
+        memory_bytes=said.memory_bytes if given and "memory" in given else has.memory_bytes,
+    )
+
+
 def _handlers_by_name(given: Any) -> dict[str, Handler]:
     handlers: Mapping[str, Handler] = wanted("handlers", given, Mapping, "a mapping of task names to handlers")
     return {
@@ -419,6 +438,8 @@ async def run_worker(
     worker_id: str | None = None,
     slots: int = 8,
     resources: Mapping[str, Any] | None = None,
+    labels: Mapping[str, Scalar] | None = None,
+    cpu_overcommit: float = CPU_OVERCOMMIT,
     beat_s: float = BEAT_S,
     drain_s: float = DRAIN_S,
     creds: str | None = None,
@@ -430,20 +451,8 @@ async def run_worker(
     """
     Run a worker with the handlers of *module* until SIGTERM or SIGINT.
 
-    Args:
-        module: a dotted name or the path of a file.
-        url: see `Worker`, as for the other arguments.
-        namespace: see `Worker`.
-        worker_id: see `Worker`; by default it starts with the name of the module.
-        slots: see `Worker`.
-        resources: see `Worker`.
-        beat_s: see `Worker`.
-        drain_s: see `Worker`.
-        creds: see `Worker`.
-        tls_ca: see `Worker`.
-        connect_timeout_s: see `Worker`.
-        call_timeout_s: see `Worker`.
-        attempt_timeout_s: see `Worker`.
+    The *module* is a dotted name or the path of a file. The other arguments are those of `Worker`; the *worker_id*
+    starts by default with the name of the module.
 
     Raises:
         Refused: the module cannot be imported or has no handlers, or an argument is invalid.
@@ -458,6 +467,8 @@ async def run_worker(
         worker_id=worker_id,
         slots=slots,
         resources=resources,
+        labels=labels,
+        cpu_overcommit=cpu_overcommit,
         handlers=handlers,
         beat_s=beat_s,
         drain_s=drain_s,

@@ -73,7 +73,8 @@ def ask(cluster: Up, *commands: Command) -> list[Any]:
 def good(*arguments: str) -> str:
     """Run a command that must succeed, and return its output; it prints no errors."""
     ended = call(*arguments)
-    assert (ended.code, ended.err) == (0, ""), ended
+    noted = [line for line in ended.err.splitlines() if not line.startswith("note: ")]  # that no worker can run a task
+    assert (ended.code, noted) == (0, []), ended
     return ended.out
 
 
@@ -426,7 +427,7 @@ def test_where_nobody_leads_it_gives_up_in_time(monkeypatch: pytest.MonkeyPatch)
 
 def test_in_a_process_of_its_own_it_does_the_same() -> None:
     """Data goes to standard output, and the exit code is that of the command."""
-    assert run("task", "submit", "nobody", "--id", "own") == (0, "own\n", "")
+    assert run("task", "submit", "nobody", "--id", "own")[:2] == (0, "own\n")
     good("task", "cancel", "own")
     ended = run("task", "get", "none")
     assert (ended.code, ended.out) == (4, "")

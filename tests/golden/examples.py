@@ -97,6 +97,7 @@ from events.task import (
     Debounce,
     Occurrence,
     Payload,
+    Prefer,
     TaskAttemptFailed,
     TaskCancelled,
     TaskCompleted,
@@ -118,6 +119,7 @@ if TYPE_CHECKING:
     from events.base import Envelope, Event
 
 _MUCH = Resources(cpu_millis=1500, memory_bytes=2 * 1024**3, gpus=1)
+_NAMED = Resources(cpu_millis=500, named={"licences": 2})
 _USAGE = TaskUsage(input_tokens=900, cached_tokens=400, output_tokens=120, reasoning_tokens=60, money_micros=1850)
 _INLINE = Payload(encoding="json", digest=sha256(b"x").hexdigest(), data='{"größe":[1,2.5,null]}', ref="obj_1")
 _RETRY = RetryPolicy(
@@ -347,6 +349,24 @@ EXAMPLES: dict[str, Event] = {
         task_name="summarize",
         time_limits=TimeLimits(start_within_s=60.5, finish_within_s=600.5, heartbeat_s=15.5),
     ),
+    "task.submitted.v3.50": TaskSubmitted(
+        task_id="task_1",
+        task_name="summarize",
+        resources=_NAMED,
+        attributes={"customer": "acme", "pages": 12, "urgent": True, "score": 0.5},
+        worker_filter='labels.zone == "eu" && labels.gpu_memory >= 16',
+    ),
+    "task.submitted.v3.51": TaskSubmitted(
+        task_id="task_1",
+        task_name="summarize",
+        prefer=Prefer(filter='labels.rack == "r7"', for_s=30.5),
+    ),
+    "task.submitted.v3.52": TaskSubmitted(
+        task_id="task_1",
+        task_name="summarize",
+        prefer=Prefer(sticky_to="task_0"),
+        prefers_worker="wrk_1",
+    ),
     "task.started.v1": TaskStarted(
         task_id="task_1", worker_id="wrk_1", claim_id="claim_1", attempt=2, lease="claim_1.2"
     ),
@@ -423,6 +443,7 @@ EXAMPLES: dict[str, Event] = {
         waits_for=("task_9",),
     ),
     "task.unblocked.v1": TaskUnblocked(task_id="task_1", predecessor="task_9", otherwise=True),
+    "task.unblocked.v1.50": TaskUnblocked(task_id="task_1", predecessor="task_9", prefers_worker="wrk_1"),
     "task.cancelled.v1.3": TaskCancelled(
         task_id="task_1",
         reason="it was to run after task task_9, which ended as failed",
@@ -526,6 +547,12 @@ EXAMPLES: dict[str, Event] = {
         next_slot=1_796_002_200,
         is_backfill=True,
     ),
+    "schedule.defined.v1.50": ScheduleDefined(
+        schedule_id="nightly",
+        timing=Timing(every_s=60, start=1_795_915_800.5),
+        task=TaskContent(task_name="summarize", resources=_NAMED, worker_filter='labels.zone == "eu"'),
+        next_slot=1_795_915_800,
+    ),
     "schedule.queued.v1": ScheduleQueued(schedule_id="nightly", slot=1_795_915_800, next_slot=1_796_002_200),
     "schedule.skipped.v1": ScheduleSkipped(
         schedule_id="nightly", slot=1_795_829_400, through=1_795_915_800, reason="missed", next_slot=1_796_002_200
@@ -553,6 +580,15 @@ EXAMPLES: dict[str, Event] = {
         container_id="ctr_1",
         registration="registration_1",
         owned=True,
+    ),
+    "worker.registered.v3": WorkerRegistered(
+        worker_id="wrk_1",
+        slots=4,
+        resources=_NAMED,
+        handles=("summarize", "translate"),
+        container_id="ctr_1",
+        registration="registration_1",
+        labels={"zone": "eu", "gpu_memory": 24, "spot": False, "price": 1.5},
     ),
     "worker.draining.v1": WorkerDraining(worker_id="wrk_1", reason="maintenance"),
     "worker.left.v1": WorkerLeft(worker_id="wrk_1", reason="stopped"),

@@ -58,13 +58,14 @@ from coordinator.doors.inbox import InboxLimits, inbox_stream
 from events.after import After, AfterJoin, AfterOn, Otherwise
 from events.container import ContainerStatus
 from events.errors import CoordinationError, Forbidden, NotFound, Refused, StaleLease, Unavailable
-from events.resources import Resources
+from events.resources import NONE, Resources
 from events.retry import RetryPolicy
 from events.schedule import Catchup, Overlap, TaskContent
 from events.subjects import Subjects
 from events.task import Scalar, TaskStatus
 from events.time_limits import TimeLimits
 from tests.simulation.broker import LATE_S
+from tests.simulation.fit import LABELS, LICENCES, filter_of, needs_of, prefer_of
 from tests.simulation.promises import Promise
 
 if TYPE_CHECKING:
@@ -83,6 +84,7 @@ ATTEMPTS_S = (1.0, 1.0, 5.0, 12.0)
 HURRY_S = 1.0
 LATE_SHARE = 0.02
 REPEATED_SHARE = 0.2
+AGAIN_SHARE = 0.2
 CHECKED_SHARE = 0.4
 """A check of what is remembered comes this part of the time after the end: commit times differ from the true ones."""
 MIB = 1024 * 1024
@@ -220,6 +222,9 @@ class Submitter(Actor):
             delay_s=1.5 if number % 6 == 1 else None,
             time_limits=LIMITS.get(number % 10),
             attributes=self._attributes(number),
+            worker_filter=filter_of(number) if self.sim.plan.has_labels else "",
+            resources=needs_of(number) if self.sim.plan.has_labels else NONE,
+            prefer=prefer_of(number, self.name) if self.sim.plan.has_labels else None,
         )
         try:
             first = await self._until_known(command)
@@ -354,11 +359,18 @@ class Worker(Actor):
         self._leases = []
         self._to_cancel = {}
         await self.client.bus.subscribe(self.client.subjects.notice("worker", self.name), self._noticed)
-        await self.ask(RegisterWorker(worker_id=self.name, slots=SLOTS))
+        await self._register()
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._beat())
             while True:
                 await self._round()
+
+    async def _register(self) -> None:
+        command = RegisterWorker(worker_id=self.name, slots=SLOTS)
+        if self.sim.plan.has_labels:
+            labels = LABELS[int(self.name.removeprefix("worker"))]
+            command = msgspec.structs.replace(command, labels=labels, resources=LICENCES)
+        await self.ask(command)
 
     def _noticed(self, message: Message) -> None:
         notice = msgspec.json.decode(message.data, type=LostLeases)
@@ -378,6 +390,8 @@ class Worker(Actor):
         self.sim.dice.fired["withdrawn"] += 1
 
     async def _round(self) -> None:
+        if self.sim.plan.has_labels and self.random.random() < AGAIN_SHARE:
+            await self._register()  # what was evicted meanwhile is registered by a claim, without labels
         claim = ClaimTasks(
             claim_id=self.sim.new_id("claim"),
             worker_id=self.name,

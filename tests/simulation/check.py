@@ -65,13 +65,14 @@ from events.task import (
     TaskUnblocked,
 )
 from events.task_pause import TaskPaused, TaskResumed
-from events.worker import WorkerLost
+from events.worker import WorkerDraining, WorkerLeft, WorkerLost, WorkerRegistered
 from projections.source import Record
 from projections.store.port import KINDS
 from projections.world import World
 from tests.derivation import Derivation
 from tests.simulation.actors import NAMESPACE, POOL, SLOTS
 from tests.simulation.cluster import MEMORY_BYTES, MOST_PENDING, MOST_SHARES
+from tests.simulation.fit import Fit
 from tests.simulation.holder import FILTERS
 from tests.simulation.kept_limits import KeptLimits
 from tests.simulation.promises import Promise, Violation
@@ -271,6 +272,7 @@ class History:
         self.lost: Counter[str] = Counter()
         self._retries = Retries()
         self._limits = KeptLimits()
+        self._fit = Fit()
 
     def take(self, envelope: Envelope, sequence: int) -> None:
         """Apply one event."""
@@ -295,6 +297,7 @@ class History:
                 _broken(Promise.LIMIT, wrong)
             self._task(event, sequence)
             self._settle(event, sequence)
+            self._fits(event, time)
         elif isinstance(event, ContainerEvent):
             self._container(event)
         elif isinstance(event, ScheduleEvent):
@@ -307,6 +310,10 @@ class History:
             self._paused.discard(event.queue_id)
         elif isinstance(event, HoldEvent):
             self._hold(event, time)
+        elif isinstance(event, WorkerRegistered):
+            self._fit.registered(event)
+        elif isinstance(event, WorkerDraining | WorkerLeft):
+            self._fit.stops(event.worker_id)
         elif isinstance(event, InboxRecorded):
             self.facts[event.domain].append(event.event_id)
         elif isinstance(event, InboxRefused):
@@ -424,6 +431,14 @@ class History:
                 _broken(Promise.LEASE, f"{event} ended an attempt under that lease, but {held or 'no lease'} was held")
             self._end(event.task_id)
 
+    def _fits(self, event: TaskEvent, time: float) -> None:
+        """Check that a task starts where it may; one that somebody reports on who holds no lease starts nowhere."""
+        if isinstance(event, TaskSubmitted):
+            self._fit.submitted(event, time)
+        elif not (isinstance(event, TaskStarted) and event.claim_id == DIRECT):
+            self._fit.take(event, time)
+        self.kinds["fitted"] = self._fit.checked
+
     def _start(self, event: TaskStarted, sequence: int) -> None:
         commit, held = self._claims.setdefault(event.claim_id, (sequence, set()))
         if commit != sequence and held:
@@ -487,7 +502,9 @@ class History:
                 _broken(Promise.FORBIDDEN, f"{envelope.actor} released {event.request_id}, which is another's")
         elif isinstance(event, CoordinatorMassSilenceNoticed):
             self._noticed[event.kind] = seconds_of(envelope.time)
-        elif (kind := _LOST.get(type(event))) is not None and event.silent_for_s:
+        if isinstance(event, WorkerLost):
+            self._fit.stops(event.worker_id)
+        if (kind := _LOST.get(type(event))) is not None and event.silent_for_s:
             # Silent since before a mass silence of its kind, so it was spared until that ended.
             since = seconds_of(envelope.time) - event.silent_for_s
             self.kinds["lost_after_mass_silence"] += since < self._noticed.get(kind, 0.0)

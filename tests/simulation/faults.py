@@ -41,7 +41,7 @@ OUTCOMES = (
 EVENTS = (
     "compared.leader", "compared.standby", "container.destroyed", "container.failed", "container.paused",
     "container.resumed", "coordinator.command_refused", "coordinator.mass_silence_ended",
-    "coordinator.mass_silence_noticed", "coordinator.stopped", "fed", "idempotency.forgotten", "inbox.read",
+    "coordinator.mass_silence_noticed", "coordinator.stopped", "fed", "fitted", "idempotency.forgotten", "inbox.read",
     "inbox.recorded", "inbox.refused", "lost_after_mass_silence", "node.lost", "node.returned", "pool.allocated",
     "schedule.deleted", "schedule.fired", "schedule.paused", "schedule.queued", "schedule.skipped",
     "service.health_changed", "task.attempt_failed", "task.cancelled", "task.extended", "task.failed",
@@ -113,6 +113,8 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     """Whether an operator holds tasks that meet a filter."""
     has_limits: bool = False
     """Whether an operator changes limits."""
+    has_labels: bool = False
+    """Whether tasks ask for certain workers, and for amounts with names."""
     has_access: bool = False
     """Whether some users have rules and quotas."""
     stop_grace_s: float = 2.0
@@ -161,6 +163,7 @@ def plan_of(seed: int) -> Plan:
         has_queues=seed % 3 == 1,
         has_holds=seed % 7 == 6,
         has_limits=seed % 3 == 2,
+        has_labels=seed % 7 == 6,
         has_access=random.random() < 0.25,
         stop_grace_s=random.choice((2.0, 15.0)),
         has_snapshots=random.random() < 0.3,

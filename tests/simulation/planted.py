@@ -34,8 +34,9 @@ from coordinator.placement import sources
 from coordinator.placement.sources import Sources
 from events.after import AfterOn
 from events.container import ContainerStatus
+from events.resources import Resources
 from events.task import TaskAttemptFailed, TaskStatus
-from projections import container, world
+from projections import container, worker_filters, world
 from projections import task as projected
 from projections.considered import Considered
 from projections.hold import OnHold
@@ -55,6 +56,7 @@ if TYPE_CHECKING:
     from projections.stamp import Stamp
     from projections.store.port import Batch
     from projections.task import Task
+    from projections.worker_filters import Facts
 
 
 @contextmanager
@@ -320,6 +322,37 @@ def reason_undeclared() -> Iterator[None]:
 
 
 @contextmanager
+def filter_of_the_first() -> Iterator[None]:
+    """Which filters a worker meets is kept, and used for every other worker."""
+    kept: dict[tuple[str, ...], frozenset[str]] = {}
+
+    def met(facts: Facts, filters: tuple[str, ...]) -> frozenset[str]:
+        return kept.setdefault(filters, worker_filters.met(facts, filters))
+
+    with mock.patch.object(sources, "met", met):
+        yield
+
+
+@contextmanager
+def named_amounts_free() -> Iterator[None]:
+    """What a task needs by name is not counted."""
+    original = Resources.fits_in
+
+    def fits_in(self: Resources, free: Resources) -> bool:
+        return original(msgspec.structs.replace(self, named={}), msgspec.structs.replace(free, named={}))
+
+    with mock.patch.object(Resources, "fits_in", fits_in):
+        yield
+
+
+@contextmanager
+def preference_ignored() -> Iterator[None]:
+    """A task goes to whoever claims first, whatever worker it prefers."""
+    with mock.patch.object(sources.Patience, "is_over", return_value=True):
+        yield
+
+
+@contextmanager
 def delay_forgotten() -> Iterator[None]:
     """The fold makes a delayed task ready at once."""
     original = projected.submitted_as
@@ -504,6 +537,9 @@ PLANTED: dict[str, Callable[[], AbstractContextManager[None]]] = {
         grace_without_end,
         failure_taken_for_success,
         dependants_forgotten,
+        filter_of_the_first,
+        named_amounts_free,
+        preference_ignored,
     )
 }
 """Every bug by its name."""
@@ -513,6 +549,7 @@ FOUND_FROM = {
     "capacity_freed_twice": 130,
     "delay_forgotten": 4,
     "eviction_by_wall_clock": 71,
+    "filter_of_the_first": 20,
     "freshness_unchecked": 5,
     "grace_without_end": 2,
     "hold_without_end": 6,
@@ -521,11 +558,13 @@ FOUND_FROM = {
     "lease_unchecked": 8,
     "limit_of_the_turn_before": 14,
     "load_unrecorded": 12,
+    "named_amounts_free": 6,
     "nothing_withheld": 5,
     "old_reign_believed": 988,
     "older_epoch_obeyed": 191,
     "pause_ignored": 10,
     "position_outside_transaction": 16,
+    "preference_ignored": 6,
     "reason_forgotten": 9,
     "repeat_re_decided": 23,
     "shares_forgotten": 4,

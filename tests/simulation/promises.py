@@ -16,6 +16,8 @@ class Promise(Enum):
     RETRIES = "a task is retried as often as it may be, and no sooner"
     LEASE = "only the lease holder can report on a task"
     CAPACITY = "allocations never exceed capacity"
+    FIT = "a task starts only at a worker that meets its filter and has what it needs by name"
+    PREFERS = "a task that prefers a worker starts at another one only after its time, or without such a worker"
     ONE_CONTAINER = "one generation of a container runs, once"
     EXPLAINED = "each placement follows from the journal before it and what its turn recorded"
     REPLAY = "a replay gives the live world"

@@ -39,7 +39,7 @@ TASKS: list[tuple[str, dict[str, Any], list[str]]] = [
     ("submit_task", {"task_name": "a", "timeout": 10**400}, ["timeout", "a finite number"]),
     ("submit_task", {"task_name": "a", "timeout": 0}, ["timeout_s 0", "0.001"]),
     ("submit_task", {"task_name": "a", "resources": 5}, ["resources 5", "mapping"]),
-    ("submit_task", {"task_name": "a", "resources": {"disk": 1}}, ["'disk'", "cpu, memory, gpu"]),
+    ("submit_task", {"task_name": "a", "resources": {"Disk": 1}}, ["'Disk'", "cpu, memory, gpu"]),
     ("submit_task", {"task_name": "a", "resources": {"cpu": "many"}}, ["cpu 'many'", "'500m'"]),
     ("submit_task", {"task_name": "a", "resources": {"cpu": -1}}, ["cpu -1", "a number ≥ 0"]),
     ("submit_task", {"task_name": "a", "max_retries": "3"}, ["max_retries '3'", "a whole number"]),
@@ -122,7 +122,8 @@ CONTAINERS: list[tuple[str, dict[str, Any], list[str]]] = [
     ("get_resource_usage", {"container_id": 5}, ["container_id 5", "text"]),
 ]
 POOLS: list[tuple[str, dict[str, Any], list[str]]] = [
-    ("initialize", {"capacity": {"cpus": 5}}, ["'cpus'", "cpu, memory, gpu"]),
+    ("initialize", {"capacity": {"cpus": 5}}, ["'cpus'", "use cpu"]),
+    ("initialize", {"capacity": {"disks": 5}}, ["capacity has 'disks'", "cpu, memory and gpu"]),
     ("initialize", {"capacity": 5}, ["resources 5", "mapping"]),
     ("request_resources", {"request_id": 5, "resources": {"cpu": 1}}, ["request_id 5", "text"]),
     ("request_resources", {"request_id": "a", "resources": 5}, ["resources 5", "mapping"]),

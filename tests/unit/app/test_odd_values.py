@@ -34,7 +34,7 @@ from coordinator.worker.worker import Worker
 from events import codec
 from events.resources import Resources
 from events.retry import RetryPolicy
-from events.task import Payload
+from events.task import Payload, Prefer
 from tests.facades import opened_here
 from tests.oddities import VALUES, is_same
 
@@ -141,7 +141,7 @@ class Method(NamedTuple):
     fields: dict[str, str] = {}
 
 
-SUBMITTED = {"timeout": "timeout_s", "resources": "", "not_before": "", "delay": "delay_s"}
+SUBMITTED = {"timeout": "timeout_s", "resources": "", "prefer": "", "not_before": "", "delay": "delay_s"}
 PAST = datetime(2026, 1, 1, tzinfo=UTC)
 DEFINED = {
     **dict.fromkeys(("task_name", "task_type", "priority", "timeout", "max_retries", "payload", "resources"), ""),
@@ -268,8 +268,9 @@ def parameters() -> Iterator[Place]:
 
 
 ALSO = {
-    "resources": ("cpu", "memory", "gpu"),
+    "resources": ("cpu", "memory", "gpu", "resource"),
     "capacity": ("resource",),
+    "worker_filter": ("filter",),
     "wait_s": ("wait",),
     "task_names": ("task_name",),
     "queues": ("queue",),
@@ -318,6 +319,8 @@ def parts() -> Iterator[Place]:
     for name in RetryPolicy.__struct_fields__:
         held = policy(name, tuple if name == "non_retryable" else lambda value: value)
         yield Place(f"retry.{name}", submits("retry", policy(name)), ("retry", name), "retry", held)
+    for name in Prefer.__struct_fields__:
+        yield Place(f"prefer.{name}", submits("prefer", preference(name)), ("prefer", name))
     claims = call_of(TaskScheduler, "get_next_task", "task_names", entry("n", of=list))
     yield Place("task_names[…]", claims, ("task_names", "task_name"))
 
@@ -333,6 +336,11 @@ def configured(name: str, wrap: Callable[[Any], Any] = lambda value: value) -> C
 
 def policy(name: str, wrap: Callable[[Any], Any] = lambda value: value) -> Callable[[Any], RetryPolicy]:
     return lambda value: RetryPolicy(**{name: wrap(value)})
+
+
+def preference(name: str) -> Callable[[Any], Prefer]:
+    usual = {"filter": "labels.x"} if name == "for_s" else {}
+    return lambda value: Prefer(**(usual | {name: value}))
 
 
 def limited(name: str) -> Callable[[Any], ResourceLimits]:

@@ -33,6 +33,8 @@ IMPOSSIBLE = {
     ("read.dead", "bad_kind"): "it is of tasks",
     ("read.dead_letter", "bad_kind"): "as above",
     ("read.dead_letter", "bad_number"): "its limits are constants",
+    ("task.explain", "bad_filter"): "the filter was accepted with the task",
+    ("schedule.define", "unknown_predecessor"): "its tasks stick to no others",
     ("schedule.define", "bad_priority"): "the priority of a schedule's tasks is a number",
     ("schedule.define", "bad_after"): "its tasks wait for no others",
 }

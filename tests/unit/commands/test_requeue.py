@@ -12,7 +12,7 @@ from coordinator.commands.task import SubmitTask
 from events.ids import checked
 from events.resources import Resources
 from events.retry import RetryPolicy
-from events.task import Payload, TaskSubmitted
+from events.task import Payload, Prefer, TaskSubmitted
 
 IDS = st.from_regex(r"[A-Za-z0-9_-]{1,64}", fullmatch=True)
 
@@ -60,7 +60,14 @@ def test_the_content_is_that_of_the_submission() -> None:
     assert (again.task_id, again.requeued_from, again.idempotency_key) == ("t-r1", "t", "")
 
 
+def test_a_preference_is_repeated_unless_it_names_a_task() -> None:
+    """That task may be forgotten by then."""
+    for prefer, repeated in ((Prefer(filter="labels.x"), True), (Prefer(sticky_to="x"), False)):
+        again = submission_again(TaskSubmitted(task_id="t", task_name="n", prefer=prefer))
+        assert again.prefer == (prefer if repeated else None)
+
+
 def test_every_field_of_a_submission_is_repeated_or_left_out_on_purpose() -> None:
     """A field that a submission gets later is repeated too, if its event has it by the same name."""
-    told = {*TaskSubmitted.__struct_fields__} - {"traced", "occurrence", "waits_for", "debounce"}
+    told = {*TaskSubmitted.__struct_fields__} - {"traced", "occurrence", "waits_for", "debounce", "prefers_worker"}
     assert {*SubmitTask.__struct_fields__} == told

@@ -27,6 +27,7 @@ amounts = st.builds(
     cpu_millis=st.integers(0, MOST),
     memory_bytes=st.integers(0, MOST),
     gpus=st.integers(0, MOST),
+    named=st.dictionaries(st.sampled_from(["licences", "tpu", "a"]), st.integers(1, MOST), max_size=2),
 )
 
 
@@ -140,14 +141,67 @@ def test_what_is_no_mapping_is_refused(amounts: object) -> None:
     assert refused.value.reason == "bad_resources"
 
 
-@pytest.mark.parametrize("key", ["CPU", "mem", "gpus", "", "cpu ", 1, None, "x" * 500])
+@pytest.mark.parametrize("key", ["CPU", "", "cpu ", 1, None, "x" * 33, "x" * 500, "1x", "_x", "x-y", "ä"])
 def test_an_unknown_resource_is_refused_by_name(key: object) -> None:
     """A misspelled key must not count as an amount of zero."""
     with pytest.raises(Refused, match="use cpu, memory, gpu") as refused:
         Resources.parse({key: 1})  # type: ignore[dict-item]  # what a user might pass
     assert refused.value.reason == "bad_resources"
     assert repr(key)[:20] in refused.value.message
-    assert len(refused.value.message) < 200
+    assert len(refused.value.message) < 220
+
+
+@pytest.mark.parametrize(
+    ("key", "meant"), [("mem", "memory"), ("ram", "memory"), ("gpus", "gpu"), ("cpus", "cpu"), ("cores", "cpu")]
+)
+def test_a_name_that_means_another_resource_is_refused(key: str, meant: str) -> None:
+    """As an amount of its own no worker would have any of it."""
+    with pytest.raises(Refused, match=f"resource '{key}' is not known: use {meant}") as refused:
+        Resources.parse({key: 1})
+    assert refused.value.reason == "bad_resources"
+
+
+def test_anything_else_may_have_a_name_and_whole_numbers() -> None:
+    """At most eight names; what is 0 is not there."""
+    assert Resources.parse({"cpu": 1, "licences": 2, "tpu_v5": "3", "none": 0}) == Resources(
+        cpu_millis=1000, named={"licences": 2, "tpu_v5": 3}
+    )
+    eight = {f"x{number}": 1 for number in range(8)}
+    assert Resources.parse({**eight, "cpu": 1}).named == eight
+    with pytest.raises(Refused, match="resources names 9 besides cpu, memory, gpu: use at most 8") as refused:
+        Resources.parse({**eight, "y": 1})
+    assert refused.value.reason == "too_many"
+    for value in (0.5, "500m", MOST + 1):
+        with pytest.raises(Refused, match=r"^resource licences .* is not a") as refused:
+            Resources.parse({"licences": value})
+        assert refused.value.reason == "bad_quantity"
+
+
+def test_amounts_with_names_are_keys() -> None:
+    """They are part of what decides where a task may run; the order of the names does not count."""
+    one, other = Resources.parse({"a": 1, "b": 2}), Resources.parse({"b": 2, "a": 1})
+    assert one == other
+    assert hash(one) == hash(other)
+    assert len({one, other, Resources.parse({"a": 1}), Resources.parse({"a": 2}), NONE}) == 4
+
+
+def test_who_does_not_name_something_has_none_of_it() -> None:
+    """And says so."""
+    asked = Resources.parse({"licences": 2})
+    assert not asked.fits_in(Resources(cpu_millis=9))
+    assert asked.lacking(Resources(cpu_millis=9)) == "licences: asked 2, free 0"
+    assert asked.fits_in(Resources(named={"licences": 2, "others": 1}))
+    assert asked - asked == NONE
+
+
+@given(amounts, amounts)
+def test_the_larger_of_both_holds_both(one: Resources, other: Resources) -> None:
+    """And nothing smaller does."""
+    most = one.most(other)
+    assert one.fits_in(most)
+    assert other.fits_in(most)
+    assert most.fits_in(one + other)
+    assert one.most(one) == one == one.most(NONE)
 
 
 def test_reading_does_not_depend_on_the_callers_decimal_context() -> None:
@@ -177,7 +231,7 @@ def test_sums_do_not_depend_on_their_order(one: Resources, two: Resources, three
 def test_something_fits_exactly_where_nothing_is_lacking(asked: Resources, free: Resources) -> None:
     """`fits_in`, `lacking` and the difference agree."""
     left = free - asked
-    fits = min(left.cpu_millis, left.memory_bytes, left.gpus) >= 0
+    fits = min(left.cpu_millis, left.memory_bytes, left.gpus, *left.named.values()) >= 0
     assert asked.fits_in(free) == fits
     assert (asked.lacking(free) == "") == fits
 

@@ -40,7 +40,7 @@ def test_a_claim_may_name_its_tasks() -> None:
     world = fold(worker(), submitted("a"), submitted("b"), submitted("c"), started("c"))
     named = {"c": ClaimFilter(task_ids=("b", "c", "a"))}
     assert dealt(world, waiting(slots=9), filters=named) == [("b", "w"), ("a", "w")]
-    assert not Sources(world).of("", (), named["c"]).is_empty
+    assert not Sources(world).of("", None, named["c"]).is_empty
     given(worker()).when(claim(task_ids=("a",))).then_nothing()
 
 

@@ -75,6 +75,7 @@ from events.session import SessionBound, SessionClosed
 from events.task import (
     Debounce,
     Payload,
+    Prefer,
     Scalar,
     TaskAttemptFailed,
     TaskCancelled,
@@ -121,6 +122,8 @@ _FILTERS = (
 )
 _ATTRIBUTES: tuple[dict[str, Scalar], ...] = ({}, {"a": "x"}, {"a": 1, "b": True}, {"a": 1.0, "b": 2.5})
 _SIZES = (Resources(), Resources(cpu_millis=500), Resources(memory_bytes=1 << 30, gpus=1))
+_NAMED = Resources(cpu_millis=500, named={"licences": 2})
+_EU = 'labels.zone == "eu"'
 
 
 def write_history(seed: int, commits: int) -> Scribe:
@@ -191,7 +194,7 @@ class Historian:
             priority=self.random.randint(-2, 2),
             timeout_s=self.random.choice((None, 0.5, 60.0)),
             max_retries=self.random.randint(0, 3),
-            resources=self.random.choice(_SIZES),
+            resources=_NAMED if self._tasks_made % 7 == 0 else self.random.choice(_SIZES),
             idempotency_key=self.random.choice(("", "", self.pick("key", 9))),
             program=self.random.choice(("", self.pick("program", 3))),
             payload=_PAYLOADS[self._tasks_made % len(_PAYLOADS)],
@@ -201,6 +204,9 @@ class Historian:
             fairness_key=self.random.choice(("", self.pick("customer", 2))),
             retry=self.random.choice((None, None, RetryPolicy(when_exhausted="pause"), RetryPolicy(factor=3.0))),
             requeued_from=self.random.choice(("", "", "t0")),
+            worker_filter=("", "", _EU, "labels.gpu >= 16", "")[self._tasks_made % 5],
+            prefer={1: Prefer(filter=_EU), 4: Prefer(sticky_to="t0")}.get(self._tasks_made % 6),
+            prefers_worker="w1" if self._tasks_made % 6 == 4 else "",
             after=After(tasks=waits_for) if waits_for else None,
             waits_for=waits_for,
             attributes=self.random.choice(_ATTRIBUTES),
@@ -313,7 +319,12 @@ class Historian:
         worker = self.world.workers.get(worker_id)
         status = worker.status if worker is not None else None
         possible: list[Event] = [
-            WorkerRegistered(worker_id=worker_id, slots=self.random.choice((None, 1, 8)), owned=self._is_owned())
+            WorkerRegistered(
+                worker_id=worker_id,
+                slots=self.random.choice((None, 1, 8)),
+                owned=self._is_owned(),
+                labels={"zone": "eu", "gpu": 16} if worker_id.endswith(("1", "3")) else {},
+            )
         ]
         if status is WorkerStatus.ACTIVE:
             possible.append(WorkerDraining(worker_id=worker_id, reason="r"))

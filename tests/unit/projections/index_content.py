@@ -81,6 +81,7 @@ def content_of(indexes: Indexes) -> dict[str, Any]:
         ),
         "tasks": {status: set(ids) for status, ids in indexes.tasks.items()},
         "pending by": (indexes.pending_by_tenant, indexes.pending_by_source),
+        "worker filters": indexes.worker_filters | indexes.stuck_to,
         "payload bytes": (
             indexes.payload_bytes,
             indexes.owned_payload_bytes.by_tenant,
@@ -218,6 +219,9 @@ def content_from(world: World) -> dict[str, Any]:
         ),
         "tasks": {status: {task.task_id for task in tasks if task.status is status} for status in TaskStatus},
         "pending by": (dict(Counter(t.tenant for t in pending)), dict(Counter(t.source for t in pending))),
+        "worker filters": dict(
+            Counter(one for task in pending for one in (task.worker_filter, task.preference) if one)
+        ),
         "payload bytes": (
             sum(map(large_bytes, holders)),
             summed((one.tenant, large_bytes(one)) for one in holders),
