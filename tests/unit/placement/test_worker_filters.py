@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from coordinator.commands.explain import Tier
 from coordinator.placement.matching import offered, schedule
-from coordinator.placement.sources import ready_for_custom
+from coordinator.placement.sources import Sources, ready_for_custom
 from events.after import After
 from events.coordinator import ANY, ClaimFilter
 from events.queue import FairShare, Policy, QueueDefined, QueuePolicySet
@@ -400,6 +400,7 @@ def test_a_worker_takes_first_what_sticks_to_it() -> None:
     world.indexes.advance(world.tasks["a"].submitted_at)
     assert {task_id for task_id, _ in dealt(world, two[0])} < {"a", "b", "c"}
     assert sorted(dealt(world, *two)) == [("a", "w"), ("b", "w"), ("c", "w"), ("old", "w")]
+    assert not Sources(world).of("", world.workers["w"], ANY).is_empty
     wanted = {"w1": ClaimFilter(task_ids=("old", "c"))}
     assert dealt(world, two[0], filters=wanted) == [("c", "w"), ("old", "w")]
     assert [task.task_id for task in offered(world, "w", ANY, "", most=9, containers={})][-1] == "old"
