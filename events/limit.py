@@ -24,7 +24,8 @@ class Terms(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults=T
     What a limit allows for each of its keys; null and 0 mean that it does not limit this.
 
     `by` says what tasks of one key have in common: `all`, `tenant`, `queue`, `task_name`, `fairness_key` or
-    `attributes.NAME`; a task without that attribute is not limited. So many tasks may be `running`, so many attempts
+    `attributes.NAME`; a task without that attribute is not limited, nor is one that does not meet the filter `where`.
+    So many tasks may be `running`, so many attempts
     begin in any `per_s` seconds (`starts`), so many may be `pending`. After the end of a task none starts for
     `cooldown_s` seconds. A task that is submitted waits `debounce_s` seconds, and another one of its key that is
     submitted meanwhile takes its place, but for no longer than `debounce_most_s` after the first. A key is busy while
@@ -34,6 +35,7 @@ class Terms(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults=T
     """
 
     by: str = "all"
+    where: str = ""
     running: int | None = None
     starts: int | None = None
     per_s: float = 0.0

@@ -8,15 +8,19 @@ has the key `per_customer:acme`.
 from __future__ import annotations
 
 from bisect import bisect_right
+from functools import lru_cache
 from math import inf
 from typing import TYPE_CHECKING
 
 import msgspec
 
 from events.base import Position
+from events.errors import Corrupt, Refused
 from events.limit import LimitDefined, LimitDeleted, Terms
 from events.queue import DEFAULT
+from projections.filters import parsed
 from projections.stamp import Stamp, missing
+from projections.task_fields import LASTING
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -65,9 +69,30 @@ class KeyUse(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
         return max(self.starts[-1] if self.starts else 0.0, self.ended_at)
 
 
+@lru_cache(maxsize=1024)
+def condition(where: str) -> Callable[[Task], bool]:
+    """
+    Return what tells which tasks a limit is about.
+
+    Raises:
+        Refused: it is not a condition on fields that a task keeps as it was submitted.
+    """
+    return parsed(where, LASTING)
+
+
 def evolve(limit: Limit | None, event: AnyLimitEvent, stamp: Stamp) -> Limit | None:
-    """Fold one event into the limit it is about; None means that it exists no more."""
+    """
+    Fold one event into the limit it is about; None means that it exists no more.
+
+    Raises:
+        Corrupt: its filter is none, or of a later release; or there is no such limit.
+    """
     if isinstance(event, LimitDefined):
+        try:
+            condition(event.terms.where or "true")
+        except Refused as error:
+            msg = f"event {stamp.position} defines the limit {event.limit_id!r} with a filter that is none: {error}"
+            raise Corrupt(msg) from error
         return Limit(
             limit_id=event.limit_id,
             defined=stamp.position,
@@ -85,9 +110,10 @@ def keys_of(task: Task, limits: Mapping[str, Limit]) -> tuple[str, ...]:
     """Return the keys of a task, in the order of the limits."""
     keys = []
     for limit_id, limit in limits.items():
-        by = limit.terms.by
-        if limit.terms.retries_only and not task.failures:
+        terms = limit.terms
+        if (terms.retries_only and not task.failures) or (terms.where and not condition(terms.where)(task)):
             continue
+        by = terms.by
         if by.startswith(ATTRIBUTES):
             value = task.attributes.get(by[len(ATTRIBUTES) :])
             if value is None:

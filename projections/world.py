@@ -505,9 +505,9 @@ def _fold_limit(world: World) -> Callable[[Any, Stamp], None]:
     return fold
 
 
-def _counts(it: limit.Limit) -> tuple[str, bool]:
+def _counts(it: limit.Limit) -> tuple[str, str, bool]:
     """Return what the past of its keys is the past of."""
-    return it.terms.by, it.terms.retries_only
+    return it.terms.by, it.terms.where, it.terms.retries_only
 
 
 def _note_use(world: World, keys: tuple[str, ...], after: task.Task, event: TaskEvent, stamp: Stamp) -> None:

@@ -65,6 +65,7 @@ def limit_get(ctx: click.Context, limit_id: str, url: str | None, output: str, a
     found: LimitView = asking(ctx, url, lambda client: client.execute(GetLimit(limit_id=limit_id)))
     facts = (
         *_COLUMNS,
+        ("where", lambda v: v.limit.terms.where),
         ("parent", lambda v: v.limit.terms.parent),
         ("debounce", lambda v: f"{v.limit.terms.debounce_most_s:g} s at most" if v.limit.terms.debounce_most_s else ""),
         ("defined", lambda v: moment(v.limit.defined_at)),
@@ -92,6 +93,7 @@ def limit_get(ctx: click.Context, limit_id: str, url: str | None, output: str, a
     show_default=True,
     help="What tasks of a key share: all, tenant, queue, task_name, fairness_key or attributes.NAME.",
 )
+@click.option("--where", default="", metavar="FILTER", help="Limit only tasks that meet this filter.")
 @click.option("--running", type=int, metavar="N", help="So many tasks of a key may run.")
 @click.option("--starts", type=int, metavar="N", help="So many attempts may begin in any --per seconds.")
 @click.option("--per", type=_SECONDS, default=0.0, help="Seconds for --starts.")
@@ -110,6 +112,7 @@ def limit_define(ctx: click.Context, /, limit_id: str, reason: str, url: str | N
     """Create a limit, or replace its terms."""
     terms = Terms(
         by=options["by"],
+        where=options["where"],
         running=options["running"],
         starts=options["starts"],
         per_s=options["per"],

@@ -31,7 +31,7 @@ from coordinator.client.cancel_tasks import RATE_PER_S, cancel_each
 from coordinator.client.paging import found, listed
 from coordinator.client.service_list import list_services
 from coordinator.commands.container import GetContainer, ListContainers
-from coordinator.commands.explain import ExplainTask, Tier
+from coordinator.commands.explain import ExplainTask, PlanTask, Tier
 from coordinator.commands.service import NO_PORT
 from coordinator.commands.task import LATEST_S, CancelTask, FindTasks, GetTask, ListTasks, SubmitTask
 from coordinator.commands.task_pause import PauseTask, ResumeTask
@@ -208,6 +208,7 @@ def task() -> None:
     show_default=True,
     help="What happens if they cannot any more.",
 )
+@click.option("--plan", is_flag=True, help="Tell where it would go, and submit nothing.")
 @TENANT
 @TRACEPARENT
 @_WAIT
@@ -217,6 +218,12 @@ def task() -> None:
 def task_submit(ctx: click.Context, /, name: str, wait: float, url: str | None, **options: Any) -> int:
     """Submit a task with the handler NAME and print its id."""
     command = _submit_command(name, options)
+    if options["plan"]:
+        from coordinator.cli.explain import show_explanation
+
+        found = asking(ctx, url, lambda client: client.execute(PlanTask(task=command)), tenant=options["tenant"])
+        show_explanation(found, output=options["output"], as_json=options["as_json"])
+        return 0
 
     async def submit(client: Client) -> Task | str:
         task_id: str = await client.execute(command)

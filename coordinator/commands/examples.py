@@ -404,6 +404,15 @@ TASK_EXPLAINED: dict[str, Any] = {
     "for_s": 0.1,
 }
 
+TASK_PLANNED: dict[str, Any] = {
+    "task_id": "task_9",
+    "status": "pending",
+    "summary": "a worker has room for it and gets it with its next claim",
+    "for_s": 0.0,
+    "policy": "fifo",
+    "ahead": 0,
+}
+
 HOLD: dict[str, Any] = {
     "hold_id": "acme",
     "where": 'task_name == "report" && attributes.customer == "acme"',

@@ -7,7 +7,8 @@ from enum import Enum
 import msgspec
 
 from coordinator.commands.command import Example, Question
-from coordinator.commands.examples import TASK_EXPLAINED
+from coordinator.commands.examples import TASK_EXPLAINED, TASK_PLANNED
+from coordinator.commands.task import SubmitTask
 from events.task import TaskStatus
 
 
@@ -82,3 +83,17 @@ class ExplainTask(Question[Explanation], frozen=True, kw_only=True, gc=False):
     EXAMPLE = Example({"task_id": "task_4"}, TASK_EXPLAINED)
 
     task_id: str
+
+
+class PlanTask(Question[Explanation], frozen=True, kw_only=True, gc=False):
+    """
+    Tell where a task would go if it were submitted now, as `task.explain` would right after; nothing is submitted.
+
+    It is refused for the reasons that its submit would be refused for, but for those of its payload.
+    """
+
+    KIND, VERB = "task", "plan"
+    REFUSALS = SubmitTask.REFUSALS - {"id_taken", "rate_limited"}
+    EXAMPLE = Example({"task": {"task_id": "task_9", "task_name": "add"}}, TASK_PLANNED)
+
+    task: SubmitTask

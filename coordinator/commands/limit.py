@@ -47,7 +47,7 @@ class DefineLimit(Command[Limit], frozen=True, kw_only=True, gc=False):
 
     KIND, VERB = "limit", "define"
     FOR = frozenset()
-    REFUSALS = frozenset({"bad_limit", "bad_number", "bad_text", "too_many"})
+    REFUSALS = frozenset({"bad_filter", "bad_limit", "bad_number", "bad_text", "too_many"})
     EXAMPLE = Example(
         {"limit_id": "per_customer", "terms": {"by": "attributes.customer", "running": 2}, "reason": "fair use"}, LIMIT
     )

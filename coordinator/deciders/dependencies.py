@@ -69,14 +69,31 @@ def submitted(world: World, event: TaskSubmitted, after: After) -> Events:
     Raises:
         NotFound: a predecessor does not exist, or ended longer than ten minutes ago.
     """
-    statuses = {one: _status_of(world, one) for one in after.tasks}
-    ended = {one: status for one, status in statuses.items() if status in ENDED}
+    ended = _ended(world, after)
     found = settled(after, after.tasks, ended.get)
     if found is None:
-        return (msgspec.structs.replace(event, waits_for=tuple(one for one in after.tasks if one not in ended)),)
+        return (waiting(world, event, after),)
     if found.holds or after.otherwise is Otherwise.RUN:
         return (event,)
     return (event, _cancelled(event.task_id, found))
+
+
+def waiting(world: World, event: TaskSubmitted, after: After) -> TaskSubmitted:
+    """
+    Return the event of a task that waits for those that have not ended, unless what it waits for is settled already.
+
+    Raises:
+        NotFound: a predecessor does not exist, or ended longer than ten minutes ago.
+    """
+    ended = _ended(world, after)
+    if settled(after, after.tasks, ended.get) is not None:
+        return event
+    return msgspec.structs.replace(event, waits_for=tuple(one for one in after.tasks if one not in ended))
+
+
+def _ended(world: World, after: After) -> dict[str, TaskStatus]:
+    statuses = {one: _status_of(world, one) for one in after.tasks}
+    return {one: status for one, status in statuses.items() if status in ENDED}
 
 
 def _status_of(world: World, task_id: str) -> TaskStatus:

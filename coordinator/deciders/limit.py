@@ -19,7 +19,7 @@ from events.errors import Refused, shown
 from events.ids import checked
 from events.limit import LimitDefined, LimitDeleted, Terms, WhenBusy
 from events.task import Debounce, TaskCancelled
-from projections.limit import ATTRIBUTES, FIELDS, Limit, keys_of, limit_of, opens_at
+from projections.limit import ATTRIBUTES, FIELDS, Limit, condition, keys_of, limit_of, opens_at
 from projections.stamp import Stamp
 from projections.task import submitted_as
 
@@ -89,6 +89,8 @@ def _check_terms(terms: Terms, rules: Rules) -> None:
     if terms.by not in FIELDS and not (terms.by.startswith(ATTRIBUTES) and attribute.isidentifier()):
         msg = f"by {shown(terms.by)} is not known: use {', '.join(FIELDS)} or {ATTRIBUTES}NAME"
         raise Refused(msg, reason="bad_limit")
+    if terms.where:
+        condition(terms.where)
     most = {"running": rules.max_concurrent_tasks, "pending": rules.max_pending_tasks, "starts": STARTS_MOST}
     for name, highest in most.items():
         amount = getattr(terms, name)

@@ -59,7 +59,7 @@ if TYPE_CHECKING:
     from coordinator.deciders.rules import DecisionContext, Events, Rules
     from coordinator.deciders.signs import Signs
     from events.base import Event
-    from events.task import Payload, TaskUsage
+    from events.task import Payload, TaskSubmitted, TaskUsage
     from projections.task import EndedTask, Task
     from projections.world import World
 
@@ -106,6 +106,26 @@ def submit(world: World, command: SubmitTask, context: DecisionContext) -> Event
     if command.after is not None:
         return (*first, *dependencies.submitted(world, submitted, command.after))
     return (*first, submitted)
+
+
+def planned(world: World, command: SubmitTask, context: DecisionContext) -> tuple[TaskSubmitted, str]:
+    """
+    Return the event that a submit would lead to, and the task that it would mean instead, if a limit says so.
+
+    Raises:
+        Refused: it would be refused. NotFound: a task that it is to wait for does not exist.
+    """
+    checked(command.task_id, "task_id")
+    event = submission(world, command, context)
+    if event.queue:
+        check_queue(world, event.queue)
+    check_room(world, context.rules)
+    existing = ""
+    if world.limits:
+        event, _, existing = limit.admitted(world, event, context.tenant, context)
+    if command.after is not None:
+        event = dependencies.waiting(world, event, command.after)
+    return event, existing
 
 
 def check_room(world: World, rules: Rules, count: int = 1) -> None:

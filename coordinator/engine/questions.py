@@ -12,7 +12,7 @@ import msgspec
 from coordinator.commands.cluster import ClusterStats, GetStats, ListInboxes
 from coordinator.commands.command import Command
 from coordinator.commands.container import GetContainer, ListContainers
-from coordinator.commands.explain import ExplainTask
+from coordinator.commands.explain import ExplainTask, PlanTask
 from coordinator.commands.hold import GetHold, HoldView, ListHolds
 from coordinator.commands.limit import GetLimit, ListLimits
 from coordinator.commands.node import ListNodes
@@ -31,7 +31,7 @@ from coordinator.deciders.slots import local_time, next_after
 from coordinator.deciders.worker import check_wanted
 from coordinator.engine.limit_views import limit_view, limit_views
 from coordinator.engine.queue_views import queue_view, queue_views, queues_of
-from coordinator.placement.explain import explain
+from coordinator.placement.explain import explain, plan
 from coordinator.placement.matching import offered
 from events.coordinator import ClaimFilter
 from events.errors import Refused
@@ -104,6 +104,8 @@ def ask(world: World, signs: Signs, question: Command, heard_now: float, rules: 
             return _pool(one_of(world.pools, question.pool_id, "pool"), question)
         case ExplainTask():
             return explain(world, signs, one_of(world.tasks, question.task_id, "task"), rules, heard_now)
+        case PlanTask():
+            return plan(world, signs, question.task, rules, heard_now)
         case OfferTasks():
             return _offered(world, question)
         case GetQueue():

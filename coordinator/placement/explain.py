@@ -16,19 +16,24 @@ from msgspec import json
 
 from coordinator.commands.explain import Blocker, Explanation, Reason, Tier, WorkerFit
 from coordinator.deciders.housing import SERVING, said_of
-from coordinator.deciders.rules import present_s
+from coordinator.deciders.rules import DecisionContext, present_s
+from coordinator.deciders.task import planned
 from coordinator.placement.sources import Patience, ordering_of, prefers_for_s
+from events.base import START
 from events.queue import DEFAULT
 from events.resources import NONE, Resources
 from events.task import TaskStatus
-from projections.limit import limit_of, opens_at
+from projections.limit import keys_of, limit_of, opens_at
 from projections.queue import policy_of
+from projections.stamp import Stamp
+from projections.task import submitted_as
 from projections.worker import WorkerStatus
 from projections.worker_filters import FIELDS, condition, facts_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
+    from coordinator.commands.task import SubmitTask
     from coordinator.deciders.rules import Rules
     from coordinator.deciders.signs import Signs
     from events.task import Scalar
@@ -48,6 +53,20 @@ _TIERS = list(Tier)
 FITS = "fits"
 _PERMANENT = frozenset({"other_names", "too_small", "labels"})
 """What a worker will never do for this task, as it is registered."""
+
+
+def plan(world: World, signs: Signs, command: SubmitTask, rules: Rules, heard_now: float) -> Explanation:
+    """
+    Tell what `explain` would say of a task right after its submit, without submitting it.
+
+    Raises:
+        Refused: its submit would be refused. NotFound: a task that it names does not exist.
+    """
+    now = world.indexes.now
+    event, existing = planned(world, command, DecisionContext(now, rules))
+    if existing:
+        return explain(world, signs, world.tasks[existing], rules, heard_now)
+    return _pending(world, signs, submitted_as(event, Stamp(START, now, "", "", "", "")), rules, heard_now)
 
 
 def explain(world: World, signs: Signs, task: Task, rules: Rules, heard_now: float) -> Explanation:
@@ -98,7 +117,8 @@ def _pending(world: World, signs: Signs, task: Task, rules: Rules, heard_now: fl
         if not worker.is_ended
     }
     counts = Counter(code for against in fits.values() for code in against or (FITS,))
-    is_ready = indexes.lanes.has(task)
+    is_planned = task.task_id not in world.tasks and not task.waiting_for and task.retry_at <= indexes.now
+    is_ready = is_planned or indexes.lanes.has(task)
     ahead = indexes.lanes.ahead_of(task, ordering_of(policy, "")) if is_ready else None
     reasons = sorted(
         (
@@ -181,7 +201,7 @@ def _of_task(world: World, task: Task) -> Iterator[Reason]:
             text=f"it waits for the {task.after.on.value} of {several}{', '.join(left)}",
             blockers=[Blocker(kind="task", id=one) for one in left[:MOST_BLOCKERS]],
         )
-    if task.retry_at > now and task.task_id in world.indexes.parked_members:
+    if task.retry_at > now and not task.waiting_for and task.paused_at is None:
         in_s = f"in {task.retry_at - now:.1f} s"
         if task.attempt:
             why = f"attempt {task.attempt} failed ({task.error or 'without a message'}); the next one may begin {in_s}"
@@ -197,7 +217,7 @@ def _of_task(world: World, task: Task) -> Iterator[Reason]:
 def _of_limits(world: World, task: Task) -> Iterator[Reason]:
     """Yield which limits let no task of its keys start now."""
     keyed, now = world.indexes.keyed, world.indexes.now
-    for key in keyed.keys(task):
+    for key in keys_of(task, world.limits):
         if keyed.room(key) > 0:
             continue
         limit = world.limits[limit_of(key)]

@@ -25,6 +25,7 @@ class TaskLimits(Facade):
         limit: str,
         *,
         by: str = "all",
+        where: str = "",
         running: int | None = None,
         starts: int | None = None,
         per: float = 0.0,
@@ -44,6 +45,7 @@ class TaskLimits(Facade):
             limit: the name of the limit.
             by: what tasks of one key have in common: `all`, `tenant`, `queue`, `task_name`, `fairness_key` or
                 `attributes.NAME`. A task without that attribute is not limited.
+            where: a filter such as `queue == "reports"`: tasks that do not meet it are not limited.
             running: how many tasks of a key may run at a time.
             starts: how many attempts of a key may begin in any *per* seconds; at most 1,000.
             per: seconds, for *starts*.
@@ -61,6 +63,7 @@ class TaskLimits(Facade):
         """
         terms = Terms(
             by=text("by", by),
+            where=text("where", where),
             running=None if running is None else whole("running", running),
             starts=None if starts is None else whole("starts", starts),
             per_s=number("per", per),

@@ -648,6 +648,7 @@ EXAMPLES: dict[str, Event] = {
         limit_id="per_customer",
         terms=Terms(
             by="attributes.customer",
+            where='queue == "reports"',
             running=2,
             starts=60,
             per_s=60.0,

@@ -66,6 +66,8 @@ def test_a_limit_is_defined_changed_and_deleted() -> None:
     ("given_", "reason", "named"),
     [
         ({"by": "color"}, "bad_limit", "'color'"),
+        ({"where": "queue = 'q'"}, "bad_filter", "use == to compare"),
+        ({"where": "attempt > 1"}, "bad_filter", "'attempt' is not a field"),
         ({"by": "attributes."}, "bad_limit", "'attributes.'"),
         ({"by": "attributes.a b"}, "bad_limit", "'attributes.a b'"),
         ({"running": 0}, "bad_number", "running 0"),

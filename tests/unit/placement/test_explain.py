@@ -10,22 +10,25 @@ import pytest
 from coordinator.commands.explain import Blocker, Explanation, Tier
 from coordinator.deciders.rules import Rules
 from coordinator.deciders.signs import Signs
-from coordinator.placement.explain import MOST_WORKERS_SHOWN, explain
+from coordinator.placement.explain import MOST_WORKERS_SHOWN, explain, plan
 from coordinator.placement.matching import schedule
-from events.after import After, AfterOn
+from events.after import After, AfterJoin, AfterOn
+from events.errors import Refused
 from events.hold import HoldPlaced
+from events.limit import LimitDefined, Terms, WhenBusy
 from events.queue import DEFAULT, Policy, QueueDefined, QueuePaused, QueuePolicySet
-from events.task import TaskCancelled, TaskStatus
+from events.task import Debounce, TaskCancelled, TaskStatus
 from events.task_pause import TaskPaused
 from events.worker import WorkerDraining, WorkerLeft
 from projections.world import World
-from tests.specification import BEGIN, fold
+from tests.specification import BEGIN, fold, given
 from tests.unit.deciders.facts import (
     attempt_failed,
     completed,
     failed,
     resources,
     started,
+    submit,
     submitted,
     worker,
 )
@@ -51,8 +54,80 @@ def signs_of(world: World, silent: dict[str, float]) -> Signs:
     return signs
 
 
+def limit(**terms: Any) -> LimitDefined:
+    return LimitDefined(limit_id="l", terms=Terms(**terms))
+
+
 def codes(found: Explanation) -> list[tuple[str, Tier]]:
     return [(reason.code, reason.tier) for reason in found.reasons]
+
+
+def test_limits_are_named_with_the_tasks_that_run() -> None:
+    """As many as may run; or the past: as many starts as may be, or an end a short time ago."""
+    full = (limit(running=1), worker(), submitted("a"), submitted(), started("a"))
+    found = told(*full)
+    assert codes(found)[0] == ("key_full", Tier.ITSELF)
+    assert found.reasons[0].text == "1 tasks of 'l:' run, as many as may, by the limit l"
+    assert found.reasons[0].blockers == [Blocker(kind="task", id="a", for_s=0.0)]
+    rests = (limit(starts=1, per_s=60.0), worker(), submitted("a"), submitted(), started("a"))
+    assert told(*rests).reasons[0].text == "'l:' may have no start for 60.0 s, by the limit l"
+    assert codes(told(*rests))[0] == ("key_rests", Tier.ITSELF)
+    assert ("key_full", Tier.ITSELF) not in codes(told(limit(running=2), worker(), submitted("a"), submitted()))
+
+
+def test_a_start_that_lies_ahead_is_told() -> None:
+    """Because it was asked for, or because another task may take its place."""
+    later = told(worker(), submitted(not_before=BEGIN + 61.0))
+    assert codes(later)[0] == ("not_before", Tier.ITSELF)
+    assert later.summary == "it was submitted to begin later: it may begin in 60.0 s"
+    waits = told(worker(), submitted(debounce=Debounce(since=BEGIN, until=BEGIN + 61.0)))
+    assert codes(waits)[0] == ("debounced", Tier.ITSELF)
+
+
+@pytest.mark.parametrize("content", [
+    {},
+    {"queue": "q", "priority": "high"},
+    {"attributes": {"a": "x"}},
+    {"attributes": {"a": "y"}, "delay_s": 60.0},
+    {"task_name": "other"},
+    {"worker_filter": 'labels.zone == "eu"'},
+    {"resources": resources(cpu=9000)},
+    {"after": After(tasks=("a",))},
+    {"after": After(tasks=("b", "a"), join=AfterJoin.ANY)},
+])  # fmt: skip
+def test_a_plan_is_the_explanation_after_the_submit(content: dict[str, Any]) -> None:
+    """Whatever the task asks for; nothing is submitted."""
+    facts = (
+        *(limit(by="attributes.a", running=1), worker(handles=("work",), slots=2, resources=resources(cpu=4000))),
+        *(QueueDefined(queue_id="q"), HoldPlaced(hold_id="h", where='attributes.a == "y"')),
+        *(
+            submitted("a", attributes={"a": "x"}),
+            submitted("b"),
+            started("a"),
+            started("b", lease="d.1.1"),
+            completed("b"),
+        ),
+    )
+    before = given(*facts)
+    world, command = before.world, submit(**content)
+    world.indexes.advance(world.time + 1.0)
+    digest = world.digest()
+    found = plan(world, signs_of(world, {}), command, RULES, HEARD)
+    assert world.digest() == digest
+    after = before.when(command, at=world.time + 1.0, tenant="", actor="")
+    after.then(*after.events)
+    assert found == explain(world, signs_of(world, {}), world.tasks["t"], RULES, HEARD)
+
+
+def test_a_plan_is_refused_as_its_submit_would_be() -> None:
+    """A limit that would return another task explains that one."""
+    world = fold(worker(), limit(running=1, when_busy=WhenBusy.RETURN_EXISTING), submitted("a"))
+    assert plan(world, signs_of(world, {}), submit(), RULES, HEARD).task_id == "a"
+    with pytest.raises(Refused, match="does not exist"):
+        plan(world, signs_of(world, {}), submit(queue="q"), RULES, HEARD)
+    rejects = fold(worker(), limit(running=1, when_busy=WhenBusy.REJECT), submitted("a"))
+    with pytest.raises(Refused, match="is busy by a"):
+        plan(rejects, signs_of(rejects, {}), submit(), RULES, HEARD)
 
 
 def test_without_a_worker_somebody_has_to_start_one() -> None:

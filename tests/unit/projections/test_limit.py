@@ -98,6 +98,22 @@ def test_the_room_of_a_key() -> None:
     assert room_of(Terms(running=3, cooldown_s=5.0), KeyUse("k", (), 995.0, "t"), 1, BEGIN) == 2
 
 
+def test_a_limit_is_about_tasks_that_meet_its_filter() -> None:
+    """By all that stays as it was submitted; one with another filter begins to count anew."""
+    facts = (limit("l", "all", where='attributes.a == "x"', starts=1, per_s=60.0), worker())
+    tasks = [submitted(one, attributes={"a": one}) for one in "xy"]
+    world = fold(*facts, *tasks)
+    assert [keys_of(world.tasks[one], world.limits) for one in "xy"] == [("l:",), ()]
+    assert fold(*facts, *tasks, started("x")).uses != {}
+    assert fold(*facts, *tasks, started("x"), limit("l", "all", where="true", starts=1, per_s=60.0)).uses == {}
+
+
+def test_a_filter_of_a_later_release_stops_the_fold() -> None:
+    """Such a limit cannot be kept."""
+    with pytest.raises(Corrupt, match="a filter that is none"):
+        fold(limit("l", "all", where="later(queue)"))
+
+
 def test_a_limit_that_is_not_there_is_not_deleted() -> None:
     """Such a journal is damaged."""
     with pytest.raises(Corrupt):
