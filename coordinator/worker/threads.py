@@ -64,7 +64,8 @@ class Threads:
         """
         Raise *error* in the thread that runs the call for *whom*, at its next bytecode; return False if none runs.
 
-        A thread that waits in C code, as in `time.sleep`, gets it when it returns from there.
+        A thread that waits in C code, as in `time.sleep`, gets it when it returns from there; under a tracer of Python
+        3.11, such as a debugger or coverage, the other threads wait for it, too.
         """
         with self._lock:
             thread = self._at_work.get(whom)
