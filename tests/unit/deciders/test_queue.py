@@ -20,6 +20,7 @@ from events.queue import (
     QueuePolicySet,
     QueueResumed,
 )
+from events.schedule import ScheduleDefined, ScheduleDeleted, TaskContent, Timing
 from events.task import TaskUsage
 from projections.queue import default_queue
 from tests.specification import fold, given
@@ -238,3 +239,12 @@ def test_what_an_attempt_used_is_recorded_or_refused_with_its_name(report: Any, 
     for amount in (-1, 2**60):
         wrong = msgspec.structs.replace(used, **{field: amount})
         running.when(report(usage=wrong)).then_refused("bad_number", f"usage.{field}")
+
+
+def test_the_queue_of_a_schedule_stays() -> None:
+    """Its tasks would wait in no queue; a deleted schedule needs none."""
+    schedule = ScheduleDefined(schedule_id="s", timing=Timing(every_s=60), task=TaskContent(task_name="n", queue="a"))
+    given(A, schedule).when(DeleteQueue(queue_id="a")).then_refused("queue_in_use", "1 schedules such as 's'")
+    given(A, schedule, ScheduleDeleted(schedule_id="s")).when(DeleteQueue(queue_id="a")).then(
+        QueueDeleted(queue_id="a")
+    )

@@ -613,3 +613,34 @@ def test_no_task_is_accepted_when_the_memory_is_full() -> None:
     assert error.retry_after_s is not None
     world.when(submit("a"), rules=rules).then_nothing()
     world.when(CancelTask(task_id="later"), rules=rules).then(TaskCancelled(task_id="later"))
+
+
+# --- attributes -------------------------------------------------------------------------------------------------------
+
+
+def test_attributes_are_what_was_given() -> None:
+    """Texts, numbers and truth values; a repeat says the same."""
+    attributes: dict[str, Any] = {"customer": "acme", "pages": 12, "share": 0.5, "urgent": True}
+    decided = given().when(submit(attributes=attributes)).then(submitted(attributes=attributes))
+    assert decided.world.tasks["t"].attributes == attributes
+    given(submitted(attributes=attributes)).when(submit(attributes=attributes)).then_nothing()
+    given(submitted(attributes=attributes)).when(submit()).then_refused("id_taken", "attributes")
+
+
+@pytest.mark.parametrize(
+    ("attributes", "reason", "named"),
+    [
+        ({f"a{number}": 1 for number in range(17)}, "too_many", "17 names"),
+        ({"a b": 1}, "bad_text", "'a b'"),
+        ({"1a": 1}, "bad_text", "'1a'"),
+        ({"é": 1}, "bad_text", "'é'"),
+        ({"a": "x\n"}, "bad_text", "attributes.a"),
+        ({"a": "x" * 1025}, "bad_text", "attributes.a"),
+        ({"a": NAN}, "bad_number", "attributes.a"),
+        ({"a": 2**60}, "bad_number", "attributes.a"),
+        ({"a": "x" * 600, "b": "y" * 600}, "bad_attributes", "1202 bytes"),
+    ],
+)
+def test_attributes_that_are_none_are_refused(attributes: dict[str, Any], reason: str, named: str) -> None:
+    """With what would be right."""
+    given().when(submit(attributes=attributes)).then_refused(reason, named)
