@@ -23,6 +23,9 @@ from coordinator.deciders.schedule import due, task_id_of
 from events.base import Event
 from events.coordinator import CoordinatorStarted
 from events.errors import Corrupt
+from events.limit import LimitDefined, Terms, WhenBusy
+from events.queue import QueueDefined
+from events.retry import RetryPolicy
 from events.schedule import (
     Catchup,
     Overlap,
@@ -486,3 +489,41 @@ def test_a_look_at_schedules_that_are_not_due_touches_none_of_them() -> None:
     assert list(due(scribe.world, context)) == []
     with pytest.raises(AssertionError, match="s0"):
         list(due(scribe.world, DecisionContext(NOON + 600.0, Rules())))
+
+
+# --- where its tasks wait ---------------------------------------------------------------------------------------------
+
+
+def test_its_tasks_have_the_queue_key_retries_and_attributes_that_it_says() -> None:
+    """The queue must exist, and `default` is the usual one."""
+    wanted = TaskContent(
+        task_name="work", queue="q", fairness_key="k", retry=RetryPolicy(factor=3.0), attributes={"a": "x"}
+    )
+    given().when(define(task=wanted), at=NOON).then_refused("unknown_queue", "'q'")
+    known = given(QueueDefined(queue_id="q"))
+    known.when(define(task=wanted), at=NOON).then(defined(task=replace(wanted, max_retries=3)))
+    scribe = write(QueueDefined(queue_id="q"), at_noon(defined(task=replace(wanted, max_retries=3))))
+    task, _ = look(scribe, NOON + 600)
+    assert task == task_of(
+        NOON + 600, queue="q", fairness_key="k", retry=RetryPolicy(factor=3.0), attributes={"a": "x"}
+    )
+    scribe = write(at_noon(defined(task=replace(CONTENT, queue="default"))))
+    assert look(scribe, NOON + 600)[0] == task_of(NOON + 600)
+
+
+@pytest.mark.parametrize("when", [WhenBusy.REJECT, WhenBusy.RETURN_EXISTING])
+def test_a_slot_whose_task_a_limit_does_not_want_is_left_out(when: WhenBusy) -> None:
+    """The schedule goes on with the next one."""
+    limit = LimitDefined(limit_id="l", terms=Terms(running=1, when_busy=when))
+    scribe = write(limit, at_noon(TaskSubmitted(task_id="b", task_name="work")), at_noon(defined(), 1.0))
+    assert look(scribe, NOON + 600) == [skipped(NOON + 600, NOON + 600, "busy", NOON + 1200)]
+    scribe.commit(TaskCancelled(task_id="b"))
+    assert [type(event) for event in look(scribe, NOON + 1200)] == [TaskSubmitted, ScheduleFired]
+
+
+def test_a_slot_takes_the_place_of_those_that_wait() -> None:
+    """As any other submit, by the limit that says so."""
+    limit = LimitDefined(limit_id="l", terms=Terms(running=1, when_busy=WhenBusy.REPLACE_WAITING))
+    scribe = write(limit, at_noon(TaskSubmitted(task_id="b", task_name="work")), at_noon(defined(), 1.0))
+    replaced = TaskCancelled(task_id="b", reason=f"task {task_id_of('s', NOON + 600)} takes its place", how="replaced")
+    assert look(scribe, NOON + 600) == [replaced, task_of(NOON + 600), fired(NOON + 600, NOON + 1200)]

@@ -119,6 +119,14 @@ def test_a_plan_is_the_explanation_after_the_submit(content: dict[str, Any]) -> 
     assert found == explain(world, signs_of(world, {}), world.tasks["t"], RULES, HEARD)
 
 
+def test_a_plan_without_a_limit_says_who_would_run_it() -> None:
+    """A worker that fits now; the task has no place in any queue afterwards."""
+    world = fold(worker())
+    found = plan(world, signs_of(world, {}), submit(), RULES, HEARD)
+    assert (found.task_id, found.ahead, found.worker_counts) == ("t", 0, {"fits": 1})
+    assert world.tasks == {}
+
+
 def test_a_plan_is_refused_as_its_submit_would_be() -> None:
     """A limit that would return another task explains that one."""
     world = fold(worker(), limit(running=1, when_busy=WhenBusy.RETURN_EXISTING), submitted("a"))
