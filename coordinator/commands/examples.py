@@ -407,10 +407,19 @@ TASK_EXPLAINED: dict[str, Any] = {
 TASK_PLANNED: dict[str, Any] = {
     "task_id": "task_9",
     "status": "pending",
-    "summary": "a worker has room for it and gets it with its next claim",
+    "summary": "1 workers have room for it, and none has claimed it yet",
     "for_s": 0.0,
+    "reasons": [
+        {
+            "code": "not_claimed",
+            "tier": "itself",
+            "text": "1 workers have room for it, and none has claimed it yet",
+        }
+    ],
     "policy": "fifo",
     "ahead": 0,
+    "workers": [{"worker_id": "worker_1", "fits": True}],
+    "worker_counts": {"fits": 1},
 }
 
 HOLD: dict[str, Any] = {
