@@ -94,6 +94,7 @@ def check(record: Record, *holders: str) -> None:
     assert record.submitted_twice == 0
 
 
+@pytest.mark.alone
 async def test_a_writer_that_is_cut_off_answers_nobody_and_changes_nothing(server: RealServer) -> None:
     """
     A writer that is cut off is replaced, and clients continue by themselves.
@@ -150,6 +151,7 @@ async def test_a_commit_that_comes_too_late_is_none(server: RealServer) -> None:
         assert tapped.accepted["before"] != reign
 
 
+@pytest.mark.alone
 async def test_of_those_that_stand_by_one_leads(server: RealServer) -> None:
     """Three standbys try at once when the writer is gone, repeatedly: one leads, by one claim."""
     async with several(server, 4) as those, Client.open(server.url) as client:
