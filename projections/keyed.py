@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from projections.ready import Shape
     from projections.task import Task
 
+FEW_SHAPES = 100
 _NO_TASKS: Mapping[str, None] = {}
 
 
@@ -27,7 +28,8 @@ class Keyed:
     The tasks that have keys, by key.
 
     `limits` and `uses` are those of the world. `of` has the keys of each task that has some and has not ended. A shape
-    is shut while one of its keys has no room: its tasks are then in no order of its group.
+    is shut while one of its keys has no room: its tasks are then in no order of its group. Only those of keys with few
+    shapes are: a key of all tasks is full and has room again with each task, and a turn passes over its shapes.
     """
 
     def __init__(self) -> None:
@@ -38,6 +40,7 @@ class Keyed:
         self.pending: dict[str, dict[str, None]] = {}
         self.now = 0.0
         self._shapes: dict[str, dict[Shape, None]] = {}
+        self._full: set[str] = set()
         self.opening: list[tuple[float, str]] = []
         self._opens: dict[str, float] = {}
 
@@ -91,13 +94,31 @@ class Keyed:
 
     def look(self, key: str) -> None:
         """Shut the shapes of a key, or open them, as it has room now."""
-        for shape in self._shapes.get(key, ()):
-            self._look_at(shape)
+        shapes = self._shapes.get(key)
+        if shapes is None:
+            return
+        is_full = self.room(key) <= 0
+        if is_full:
+            self._note_opening(key)
+        if is_full is (key in self._full):
+            return
+        if is_full:
+            self._full.add(key)
+        else:
+            self._full.discard(key)
+        if not is_full or len(shapes) <= FEW_SHAPES:
+            for shape in shapes:
+                if shape.is_shut is not is_full:
+                    self._look_at(shape)
 
     def shape_made(self, shape: Shape) -> None:
         """Keep a new shape, whose key has keys, up to date."""
         for key in shape.key.keys:
-            self._shapes.setdefault(key, {})[shape] = None
+            if key in self._shapes:
+                self._shapes[key][shape] = None
+            else:
+                self._shapes[key] = {shape: None}
+                self.look(key)
         self._look_at(shape)
 
     def shape_gone(self, shape: Shape) -> None:
@@ -107,10 +128,11 @@ class Keyed:
             del shapes[shape]
             if not shapes:
                 del self._shapes[key]
+                self._full.discard(key)
 
     def begin_anew(self, tasks: Iterable[Task]) -> None:
         """Collect the keys of all tasks, after the limits changed; the caller makes all shapes again."""
-        for kept in (self.of, self.running, self.pending, self._shapes, self._opens):
+        for kept in (self.of, self.running, self.pending, self._shapes, self._opens, self._full):
             kept.clear()
         self.opening.clear()
         if not self.limits:
@@ -120,11 +142,8 @@ class Keyed:
             self.enter(task)
 
     def _look_at(self, shape: Shape) -> None:
-        is_shut = False
-        for key in shape.key.keys:
-            if self.room(key) <= 0:
-                is_shut = True
-                self._note_opening(key)
+        full, shapes = self._full, self._shapes
+        is_shut = any(key in full and len(shapes[key]) <= FEW_SHAPES for key in shape.key.keys)
         if is_shut is not shape.is_shut:
             shape.turn(is_shut=is_shut)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from heapq import nsmallest
 from math import inf
 from typing import TYPE_CHECKING
 
@@ -20,9 +21,13 @@ def limit_view(world: World, limit: Limit) -> LimitView:
     keyed = world.indexes.keyed
     prefix = f"{limit.limit_id}:"
     keys = {key for key in (*keyed.running, *keyed.pending, *world.uses) if key.startswith(prefix)}
-    shown = sorted((_key(world, limit, key) for key in keys), key=lambda one: (-one.running - one.pending, one.value))
+
+    def rank(key: str) -> tuple[int, str]:
+        return -len(keyed.running.get(key, ())) - len(keyed.pending.get(key, ())), key
+
+    shown = [_key(world, limit, key) for key in nsmallest(KEYS_SHOWN, keys, key=rank)]
     view = next(limit_views(world, (limit,)))
-    return LimitView(limit=limit, running=view.running, pending=view.pending, keys=shown[:KEYS_SHOWN])
+    return LimitView(limit=limit, running=view.running, pending=view.pending, keys=shown)
 
 
 def limit_views(world: World, limits: Iterable[Limit]) -> Iterator[LimitView]:

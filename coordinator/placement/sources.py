@@ -526,7 +526,9 @@ class Line:
 
     def _open(self, shape: Shape) -> None:
         allowed, key = self._allowed, shape.key
-        if shape.members and not shape.is_shut and allowed.may_run(key):
+        if not shape.members or shape.is_shut or (key.keys and not allowed.limits.allows(key.keys)):
+            return
+        if allowed.may_run(key):
             self._opened += 1
             tasks = shape.ordered(self._ordering)
             if not allowed.prefers(key):  # the first ones tell for the others: they have waited longest, or are urgent

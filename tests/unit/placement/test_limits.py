@@ -16,7 +16,8 @@ from coordinator.placement.sources import ready_for_custom
 from events.coordinator import ANY, ClaimFilter
 from events.limit import LimitDefined, LimitDeleted, Terms
 from events.queue import FairShare, Policy, QueueDefined, QueuePolicySet
-from events.task import TaskStatus
+from events.task import TaskCancelled, TaskStatus
+from projections.keyed import FEW_SHAPES
 from projections.limit import keys_of
 from tests.specification import BEGIN, Said, Scribe, fold, said, write
 from tests.unit.deciders.facts import attempt_failed, completed, started, submitted, worker
@@ -187,3 +188,23 @@ def _turn(scribe: Scribe, random: Random) -> None:
             assert any(before[key] - counts[key] <= 0 for key in keys_of(task, world.limits)), task.task_id
     if given_:
         scribe.commit_each([Said(event) for event in given_], at=now)
+
+
+def test_a_limit_of_all_tasks_costs_the_same_however_many_shapes_wait() -> None:
+    """With each end and start it has room and is full again; its shapes are not all looked at."""
+    scribe = write(limit(by="all", running=2), limit("m", running=1), worker())
+    names = [f"n{number}" for number in range(FEW_SHAPES + 50)]
+    scribe.commit_each([Said(submitted(one, task_name=one)) for one in names], at=2000.0)
+    assert taken(scribe.world) == names[:2]
+    scribe.commit_each([Said(started(one, lease=f"{one}.1.1")) for one in names[:2]], at=2001.0)
+    assert taken(scribe.world) == []
+    assert not any(shape.is_shut for shape in scribe.world.indexes.lanes.usual.shapes.values())
+    scribe.commit(completed(names[0], lease=f"{names[0]}.1.1"))
+    assert taken(scribe.world) == [names[2]]
+    for one in names[3:]:
+        scribe.commit(TaskCancelled(task_id=one))
+    scribe.commit(started(names[2], lease="z.1.1"))
+    scribe.commit_each([Said(submitted(f"x{number}", task_name=f"x{number}")) for number in range(3)], at=9000.0)
+    assert taken(scribe.world) == []
+    scribe.commit(completed(names[2], lease="z.1.1"))
+    assert taken(scribe.world) == ["x0"]
