@@ -174,10 +174,13 @@ def admitted(world: World, event: TaskSubmitted, tenant: str, context: DecisionC
     Raises:
         Refused: a key of it is busy and rejects it, or has as many pending tasks as it may have.
     """
+    limits = {limit_id: limit for limit_id, limit in world.limits.items() if _decides(limit.terms)}
+    if not limits:
+        return Admitted(event)
     ends: dict[str, tuple[Event, ...]] = {}
     debounce, awaited = event.debounce, () if event.after is None else event.after.tasks
     made = submitted_as(event, Stamp(START, context.now, tenant, context.actor, "", ""))
-    for key in keys_of(made, world.limits):
+    for key in keys_of(made, limits):
         terms, pending = world.limits[limit_of(key)].terms, world.indexes.keyed.pending.get(key, _NONE)
         is_replaced = bool(terms.debounce_s)
         if is_replaced:
@@ -203,6 +206,11 @@ def admitted(world: World, event: TaskSubmitted, tenant: str, context: DecisionC
     if debounce is not event.debounce:
         event = msgspec.structs.replace(event, debounce=debounce)
     return Admitted(event, tuple(one for events in ends.values() for one in events))
+
+
+def _decides(terms: Terms) -> bool:
+    """Return whether a limit may change or refuse a submit; most only decide what starts."""
+    return terms.pending is not None or terms.debounce_s > 0 or terms.when_busy is not WhenBusy.QUEUE
 
 
 def _debounced(world: World, pending: Iterable[str], terms: Terms, now: float, known: Debounce | None) -> Debounce:
