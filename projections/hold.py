@@ -14,10 +14,9 @@ import msgspec
 from events.base import Position
 from events.errors import Corrupt, Refused
 from events.hold import HoldExpired, HoldLifted, HoldPlaced
-from projections.filters import parsed
 from projections.queue import name_of
 from projections.stamp import Stamp, existing, missing
-from projections.task_fields import LASTING
+from projections.task_fields import lasting
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -76,7 +75,7 @@ def test_of(hold: Hold) -> Test:
         Corrupt: its condition is not one, or of a later release.
     """
     try:
-        meets = parsed(hold.where, LASTING)
+        meets = lasting(hold.where)
     except Refused as error:
         msg = f"event {hold.placed} places a hold that cannot be read: {error.message}"
         raise Corrupt(msg) from error

@@ -8,7 +8,6 @@ has the key `per_customer:acme`.
 from __future__ import annotations
 
 from bisect import bisect_right
-from functools import lru_cache
 from math import inf
 from typing import TYPE_CHECKING
 
@@ -18,9 +17,8 @@ from events.base import Position
 from events.errors import Corrupt, Refused
 from events.limit import LimitDefined, LimitDeleted, Terms
 from events.queue import DEFAULT
-from projections.filters import parsed
 from projections.stamp import Stamp, missing
-from projections.task_fields import LASTING
+from projections.task_fields import lasting
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -69,17 +67,6 @@ class KeyUse(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
         return max(self.starts[-1] if self.starts else 0.0, self.ended_at)
 
 
-@lru_cache(maxsize=1024)
-def condition(where: str) -> Callable[[Task], bool]:
-    """
-    Return what tells which tasks a limit is about.
-
-    Raises:
-        Refused: it is not a condition on fields that a task keeps as it was submitted.
-    """
-    return parsed(where, LASTING)
-
-
 def evolve(limit: Limit | None, event: AnyLimitEvent, stamp: Stamp) -> Limit | None:
     """
     Fold one event into the limit it is about; None means that it exists no more.
@@ -89,7 +76,7 @@ def evolve(limit: Limit | None, event: AnyLimitEvent, stamp: Stamp) -> Limit | N
     """
     if isinstance(event, LimitDefined):
         try:
-            condition(event.terms.where or "true")
+            lasting(event.terms.where or "true")
         except Refused as error:
             msg = f"event {stamp.position} defines the limit {event.limit_id!r} with a filter that is none: {error}"
             raise Corrupt(msg) from error
@@ -111,7 +98,7 @@ def keys_of(task: Task, limits: Mapping[str, Limit]) -> tuple[str, ...]:
     keys = []
     for limit_id, limit in limits.items():
         terms = limit.terms
-        if (terms.retries_only and not task.failures) or (terms.where and not condition(terms.where)(task)):
+        if (terms.retries_only and not task.failures) or (terms.where and not lasting(terms.where)(task)):
             continue
         by = terms.by
         if by.startswith(ATTRIBUTES):

@@ -6,11 +6,12 @@ What a filter may name of a task. Pure.
 
 from __future__ import annotations
 
+from functools import lru_cache
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
 from events.queue import DEFAULT
-from projections.filters import Fields
+from projections.filters import Fields, parsed
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -38,3 +39,14 @@ LASTING = Fields(_LASTING, _MAPS)
 ALL = Fields(
     {**_LASTING, "status": _status, "attempt": attrgetter("attempt"), "worker_id": attrgetter("worker_id")}, _MAPS
 )
+
+
+@lru_cache(maxsize=1024)
+def lasting(where: str) -> Callable[[Task], bool]:
+    """
+    Return what tells whether a task meets a filter, the same for as long as the task lives.
+
+    Raises:
+        Refused: it is not a condition on fields that a task keeps as it was submitted.
+    """
+    return parsed(where, LASTING)

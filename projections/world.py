@@ -450,16 +450,21 @@ def _fold_pool(world: World) -> Callable[[Any, Stamp], None]:
     return fold
 
 
+def _put(table: dict[str, Any], name: str, after: Any) -> None:
+    """Keep a thing by its name, or no longer if there is none any more."""
+    if after is None:
+        del table[name]
+    else:
+        table[name] = after
+
+
 def _fold_queue(world: World) -> Callable[[Any, Stamp], None]:
     queues, indexes = world.queues, world.indexes
 
     def fold(event: Any, stamp: Stamp) -> None:
         before = queues.get(event.queue_id)
         after = queue.evolve(before, event, stamp)
-        if after is None:
-            del queues[event.queue_id]
-        else:
-            queues[event.queue_id] = after
+        _put(queues, event.queue_id, after)
         shared = dict(indexes.shared)
         if indexes.queue_changed(before, after):
             indexes.count_running(world.tasks[task_id] for task_id in indexes.tasks[TaskStatus.RUNNING])
@@ -478,10 +483,7 @@ def _fold_hold(world: World) -> Callable[[Any, Stamp], None]:
     def fold(event: Any, stamp: Stamp) -> None:
         before = holds.get(event.hold_id)
         after = hold.evolve(before, event, stamp)
-        if after is None:
-            del holds[event.hold_id]
-        else:
-            holds[event.hold_id] = after
+        _put(holds, event.hold_id, after)
         indexes.hold_changed(before, after)
 
     return fold
@@ -493,10 +495,7 @@ def _fold_limit(world: World) -> Callable[[Any, Stamp], None]:
     def fold(event: Any, stamp: Stamp) -> None:
         before = limits.get(event.limit_id)
         after = limit.evolve(before, event, stamp)
-        if after is None:
-            del limits[event.limit_id]
-        else:
-            limits[event.limit_id] = after
+        _put(limits, event.limit_id, after)
         if after is None or before is None or _counts(before) != _counts(after):
             for key in [key for key in uses if limit.limit_of(key) == event.limit_id]:
                 del uses[key]

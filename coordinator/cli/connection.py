@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
 
     from coordinator.client.client import Client
+    from coordinator.commands.command import Command
     from coordinator.settings.model import Settings
 
 
@@ -45,6 +46,9 @@ TRACEPARENT = click.option(
     help="Trace that the command is part of, as in W3C Trace Context.",
     show_envvar=True,
 )
+
+
+REASON = click.option("--reason", default="", help="Reason, kept in the journal.")
 
 
 def load_settings(ctx: click.Context, *, log_level: str = "") -> Settings:
@@ -85,6 +89,11 @@ def asking(
 
     settings = load_settings(ctx, log_level="warning")
     return asyncio.run(run())
+
+
+def send(ctx: click.Context, url: str | None, command: Command[Any]) -> None:
+    """Send one command whose answer is not shown."""
+    asking(ctx, url, lambda client: client.execute(command))
 
 
 @asynccontextmanager

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from coordinator.cli.connection import URL, asking
+from coordinator.cli.connection import REASON, URL, asking
 from coordinator.cli.output import Number, moment, output_options, show, show_one
 from coordinator.client.paging import listed
 from coordinator.commands.hold import HOLD_S_MAX, GetHold, HoldTasks, LiftHold, ListHolds
@@ -25,7 +25,6 @@ _COLUMNS: tuple[Column, ...] = (
     ("expires", lambda v: moment(v.hold.expires_at)),
     ("reason", lambda v: v.hold.reason),
 )
-_REASON = click.option("--reason", default="", help="Reason, kept in the journal.")
 
 
 @click.group()
@@ -40,7 +39,7 @@ def hold() -> None:
     "--for", "for_s", type=Number(0.001, HOLD_S_MAX, "a number of seconds"), help="Seconds after which it ends."
 )
 @click.option("--id", "hold_id", metavar="ID", help="Id of the hold; by default a new one.")
-@_REASON
+@REASON
 @URL
 @click.pass_context
 def hold_place(
@@ -58,7 +57,7 @@ def hold_place(
 
 @hold.command("lift")
 @click.argument("hold_id", metavar="ID")
-@_REASON
+@REASON
 @URL
 @click.pass_context
 def hold_lift(ctx: click.Context, hold_id: str, reason: str, url: str | None) -> None:

@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
-from coordinator.cli.connection import URL, asking
+from coordinator.cli.connection import REASON, URL, asking, send
 from coordinator.cli.output import Number, moment, output_options, show, show_one
 from coordinator.client.paging import listed
 from coordinator.commands.limit import DefineLimit, DeleteLimit, GetLimit, LimitView, ListLimits
 from events.limit import Terms, WhenBusy
 
-if TYPE_CHECKING:
-    from coordinator.commands.command import Command
-
 _SECONDS = Number(0, 366 * 86_400, "a number of seconds")
-_REASON = click.option("--reason", default="", help="Reason, kept in the journal.")
 _COLUMNS = (
     ("limit", lambda v: v.limit.limit_id),
     ("by", lambda v: v.limit.terms.by),
@@ -105,7 +101,7 @@ def limit_get(ctx: click.Context, limit_id: str, url: str | None, output: str, a
               help="What becomes of a task that is submitted while its key is busy.")  # fmt: skip
 @click.option("--parent", default="", metavar="NAME", help="A limit whose amounts these may not exceed.")
 @click.option("--retries-only", is_flag=True, help="Limit only attempts after a failed one: a retry budget.")
-@_REASON
+@REASON
 @URL
 @click.pass_context
 def limit_define(ctx: click.Context, /, limit_id: str, reason: str, url: str | None, **options: Any) -> None:
@@ -124,18 +120,14 @@ def limit_define(ctx: click.Context, /, limit_id: str, reason: str, url: str | N
         parent=options["parent"],
         retries_only=options["retries_only"],
     )
-    _send(ctx, url, DefineLimit(limit_id=limit_id, terms=terms, reason=reason))
+    send(ctx, url, DefineLimit(limit_id=limit_id, terms=terms, reason=reason))
 
 
 @limit.command("delete")
 @click.argument("limit_id", metavar="NAME")
-@_REASON
+@REASON
 @URL
 @click.pass_context
 def limit_delete(ctx: click.Context, limit_id: str, reason: str, url: str | None) -> None:
     """Delete a limit."""
-    _send(ctx, url, DeleteLimit(limit_id=limit_id, reason=reason))
-
-
-def _send(ctx: click.Context, url: str | None, command: Command[Any]) -> None:
-    asking(ctx, url, lambda client: client.execute(command))
+    send(ctx, url, DeleteLimit(limit_id=limit_id, reason=reason))

@@ -11,7 +11,7 @@ import click
 import msgspec
 
 from coordinator.cli import EXIT_ERROR, EXIT_TIMED_OUT
-from coordinator.cli.connection import TENANT, TRACEPARENT, URL, asking
+from coordinator.cli.connection import REASON, TENANT, TRACEPARENT, URL, asking
 from coordinator.cli.output import (
     RESOURCE,
     Attribute,
@@ -400,7 +400,7 @@ def task_list(
 
 @task.command("pause")
 @click.argument("task_id")
-@click.option("--reason", default="", help="Reason, kept in the journal.")
+@REASON
 @URL
 @click.pass_context
 def task_pause(ctx: click.Context, task_id: str, reason: str, url: str | None) -> None:
@@ -412,7 +412,7 @@ def task_pause(ctx: click.Context, task_id: str, reason: str, url: str | None) -
 @click.argument("task_id")
 @click.option("--payload", help="JSON passed to the handler instead of its own.")
 @click.option("--more-retries", type=click.IntRange(0, 1000), default=0, help="Retries in addition to those it had.")
-@click.option("--reason", default="", help="Reason, kept in the journal.")
+@REASON
 @URL
 @click.pass_context
 def task_resume(ctx: click.Context, /, task_id: str, url: str | None, **options: Any) -> None:
@@ -431,7 +431,7 @@ def task_resume(ctx: click.Context, /, task_id: str, url: str | None, **options:
 @click.option("--where", metavar="FILTER", help="Instead of a task: all that meet this; print their ids.")
 @click.option("--rate", type=Number(0.001, 1000, "a number"), default=RATE_PER_S, show_default=True,
               help="With --where: tasks per second.")  # fmt: skip
-@click.option("--reason", default="", help="Reason, kept in the journal.")
+@REASON
 @click.option(
     "--grace", type=Number(0, WAIT_MOST_S, SECONDS), help="Seconds that a running task has to end; 0 ends it at once."
 )

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
-from coordinator.cli.connection import URL, asking
+from coordinator.cli.connection import REASON, URL, asking, send
 from coordinator.cli.output import Number, moment, output_options, show, show_one
 from coordinator.client.paging import listed
 from coordinator.commands.queue import (
@@ -22,11 +22,7 @@ from coordinator.commands.queue import (
 )
 from events.queue import DEFAULT, FairShare, Policy
 
-if TYPE_CHECKING:
-    from coordinator.commands.command import Command
-
 WEIGHT = Number(1e-6, 1e6, "a number above 0")
-_REASON = click.option("--reason", default="", help="Reason, kept in the journal.")
 _COLUMNS = (
     ("queue", lambda v: v.queue.queue_id),
     ("state", lambda v: "paused" if v.queue.paused_at is not None else "open"),
@@ -110,37 +106,37 @@ def queue_get(ctx: click.Context, queue_id: str, url: str | None, output: str, a
 @click.pass_context
 def queue_define(ctx: click.Context, queue_id: str, weight: float, url: str | None) -> None:
     """Create a queue, or change its weight."""
-    _send(ctx, url, DefineQueue(queue_id=queue_id, weight=weight))
+    send(ctx, url, DefineQueue(queue_id=queue_id, weight=weight))
 
 
 @queue.command("pause")
 @click.argument("queue_id", metavar="NAME")
-@_REASON
+@REASON
 @URL
 @click.pass_context
 def queue_pause(ctx: click.Context, queue_id: str, reason: str, url: str | None) -> None:
     """Start no more tasks of a queue; what runs goes on."""
-    _send(ctx, url, PauseQueue(queue_id=queue_id, reason=reason))
+    send(ctx, url, PauseQueue(queue_id=queue_id, reason=reason))
 
 
 @queue.command("resume")
 @click.argument("queue_id", metavar="NAME")
-@_REASON
+@REASON
 @URL
 @click.pass_context
 def queue_resume(ctx: click.Context, queue_id: str, reason: str, url: str | None) -> None:
     """Start tasks of a paused queue again."""
-    _send(ctx, url, ResumeQueue(queue_id=queue_id, reason=reason))
+    send(ctx, url, ResumeQueue(queue_id=queue_id, reason=reason))
 
 
 @queue.command("delete")
 @click.argument("queue_id", metavar="NAME")
-@_REASON
+@REASON
 @URL
 @click.pass_context
 def queue_delete(ctx: click.Context, queue_id: str, reason: str, url: str | None) -> None:
     """Delete a queue without tasks that have not ended."""
-    _send(ctx, url, DeleteQueue(queue_id=queue_id, reason=reason))
+    send(ctx, url, DeleteQueue(queue_id=queue_id, reason=reason))
 
 
 @queue.command("policy")
@@ -157,7 +153,7 @@ def queue_delete(ctx: click.Context, queue_id: str, reason: str, url: str | None
               help="fair: seconds after which use counts half.  [default: 300]")  # fmt: skip
 @click.option("--weight", "weights", type=_Pair(WEIGHT), multiple=True, metavar="NAME=N",
               help="fair: the part of a tenant or key, such as acme=3. Repeatable.")  # fmt: skip
-@_REASON
+@REASON
 @URL
 @click.pass_context
 def queue_policy(ctx: click.Context, /, strategy: str, name: str, reason: str, url: str | None, **options: Any) -> None:
@@ -181,8 +177,4 @@ def queue_policy(ctx: click.Context, /, strategy: str, name: str, reason: str, u
         priority_weights=dict(options["ranks"]),
         fair=FairShare(**given) if strategy == "fair" else None,
     )
-    _send(ctx, url, SetPolicy(queue_id=name, policy=None if strategy == "inherit" else policy, reason=reason))
-
-
-def _send(ctx: click.Context, url: str | None, command: Command[Any]) -> None:
-    asking(ctx, url, lambda client: client.execute(command))
+    send(ctx, url, SetPolicy(queue_id=name, policy=None if strategy == "inherit" else policy, reason=reason))

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from coordinator.cli.connection import TENANT, TRACEPARENT, URL, asking
+from coordinator.cli.connection import REASON, TENANT, TRACEPARENT, URL, asking
 from coordinator.cli.output import Attribute, Moment, Number, moment, output_options, show, show_json, show_one
 from coordinator.cli.query import LIMIT, PAGE, SECONDS, given_payload, time_limits_of
 from coordinator.client.paging import listed
@@ -219,7 +219,7 @@ def _changes(name: str, command: Callable[..., Any], about: str, *, has_reason: 
         asking(ctx, url, lambda client: client.execute(command(schedule_id=schedule_id, **reason)), **acting_for)
 
     if has_reason:
-        click.option("--reason", default="", help="Reason, kept in the journal.")(change)
+        REASON(change)
 
 
 _changes("pause", PauseSchedule, "Pause a schedule: it fires nothing until it is resumed.")

@@ -89,11 +89,11 @@ class PlanTask(Question[Explanation], frozen=True, kw_only=True, gc=False):
     """
     Tell where a task would go if it were submitted now, as `task.explain` would right after; nothing is submitted.
 
-    It is refused for the reasons that its submit would be refused for, but for those of its payload.
+    It is refused for the reasons that its submit would be refused for, but for those of a source or tenant.
     """
 
     KIND, VERB = "task", "plan"
-    REFUSALS = SubmitTask.REFUSALS - {"id_taken", "rate_limited"}
+    REFUSALS = (SubmitTask.REFUSALS | {"not_found"}) - {"rate_limited"}
     EXAMPLE = Example({"task": {"task_id": "task_9", "task_name": "add"}}, TASK_PLANNED)
 
     task: SubmitTask

@@ -21,7 +21,6 @@ from projections.task import ENDED
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
-    from coordinator.deciders.rules import Events
     from events.after import After
     from events.base import Event
     from events.task import TaskSubmitted
@@ -62,38 +61,21 @@ def check_after(task_id: str, after: After) -> None:
         seen.add(one)
 
 
-def submitted(world: World, event: TaskSubmitted, after: After) -> Events:
+def submitted(world: World, event: TaskSubmitted, after: After) -> tuple[TaskSubmitted, TaskCancelled | None]:
     """
-    Return the events of a submitted task: it waits, may begin at once, or is cancelled because it never could.
+    Return the event of a submitted task, which waits or may begin at once; and its end, if it never could begin.
 
     Raises:
         NotFound: a predecessor does not exist, or ended longer than ten minutes ago.
     """
-    ended = _ended(world, after)
+    statuses = {one: _status_of(world, one) for one in after.tasks}
+    ended = {one: status for one, status in statuses.items() if status in ENDED}
     found = settled(after, after.tasks, ended.get)
     if found is None:
-        return (waiting(world, event, after),)
+        return msgspec.structs.replace(event, waits_for=tuple(one for one in after.tasks if one not in ended)), None
     if found.holds or after.otherwise is Otherwise.RUN:
-        return (event,)
-    return (event, _cancelled(event.task_id, found))
-
-
-def waiting(world: World, event: TaskSubmitted, after: After) -> TaskSubmitted:
-    """
-    Return the event of a task that waits for those that have not ended, unless what it waits for is settled already.
-
-    Raises:
-        NotFound: a predecessor does not exist, or ended longer than ten minutes ago.
-    """
-    ended = _ended(world, after)
-    if settled(after, after.tasks, ended.get) is not None:
-        return event
-    return msgspec.structs.replace(event, waits_for=tuple(one for one in after.tasks if one not in ended))
-
-
-def _ended(world: World, after: After) -> dict[str, TaskStatus]:
-    statuses = {one: _status_of(world, one) for one in after.tasks}
-    return {one: status for one, status in statuses.items() if status in ENDED}
+        return event, None
+    return event, _cancelled(event.task_id, found)
 
 
 def _status_of(world: World, task_id: str) -> TaskStatus:

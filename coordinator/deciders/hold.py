@@ -12,8 +12,7 @@ from coordinator.deciders.queue import check_queue
 from events.errors import NotFound, Refused
 from events.hold import HoldExpired, HoldLifted, HoldPlaced
 from events.ids import checked
-from projections.filters import parsed
-from projections.task_fields import LASTING
+from projections.task_fields import lasting
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -29,7 +28,7 @@ MOST_HOLDS = 100
 def place(world: World, command: HoldTasks, context: DecisionContext) -> Events:
     """Place a hold."""
     known = world.holds.get(checked(command.hold_id, "hold_id"))
-    parsed(command.where, LASTING)
+    lasting(command.where)
     check_text("reason", command.reason, context.rules.text_chars_max)
     if command.for_s is not None:
         check_number("for_s", command.for_s, 0.001, HOLD_S_MAX)

@@ -19,9 +19,10 @@ from events.errors import Refused, shown
 from events.ids import checked
 from events.limit import LimitDefined, LimitDeleted, Terms, WhenBusy
 from events.task import Debounce, TaskCancelled
-from projections.limit import ATTRIBUTES, FIELDS, Limit, condition, keys_of, limit_of, opens_at
+from projections.limit import ATTRIBUTES, FIELDS, Limit, keys_of, limit_of, opens_at
 from projections.stamp import Stamp
 from projections.task import submitted_as
+from projections.task_fields import lasting
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from coordinator.deciders.rules import DecisionContext, Events, Rules
     from events.base import Event
     from events.task import TaskSubmitted
+    from projections.task import Task
     from projections.world import World
 
 MOST_LIMITS = 100
@@ -37,7 +39,6 @@ PERIOD_MOST_S = 86_400.0
 WAIT_MOST_S = 366 * 86_400.0
 REPLACED_MOST = 100
 """A task takes the place of at most so many that wait, and cancels at most so many that run."""
-_AMOUNT_MOST = 2**31
 _HOLDERS_NAMED = 3
 _NONE: Mapping[str, None] = {}
 _REJECTING = frozenset({WhenBusy.REJECT, WhenBusy.RETURN_EXISTING})
@@ -86,11 +87,13 @@ def _check_terms(terms: Terms, rules: Rules) -> None:
         Refused: one is out of range, above that of the settings, or does not fit the others.
     """
     attribute = terms.by.removeprefix(ATTRIBUTES)
-    if terms.by not in FIELDS and not (terms.by.startswith(ATTRIBUTES) and attribute.isidentifier()):
+    if terms.by not in FIELDS and not (
+        terms.by.startswith(ATTRIBUTES) and attribute.isidentifier() and attribute.isascii()
+    ):
         msg = f"by {shown(terms.by)} is not known: use {', '.join(FIELDS)} or {ATTRIBUTES}NAME"
         raise Refused(msg, reason="bad_limit")
     if terms.where:
-        condition(terms.where)
+        lasting(terms.where)
     most = {"running": rules.max_concurrent_tasks, "pending": rules.max_pending_tasks, "starts": STARTS_MOST}
     for name, highest in most.items():
         amount = getattr(terms, name)
@@ -234,13 +237,18 @@ def _called_off(
 ) -> dict[str, tuple[Event, ...]]:
     """Cancel the oldest that run, until one more may."""
     running = [world.tasks[task_id] for task_id in world.indexes.keyed.running.get(key, _NONE)]
-    running = [task for task in running if task.cancelling is None]
+    running = sorted((task for task in running if task.cancelling is None), key=_began)
     spare = min(len(running) - (terms.running or 1) + 1, REPLACED_MOST)
     reason = f"task {by} takes its place"
     return {
         task.task_id: cancel_ladder.asked(task, CancelTask(task_id=task.task_id, reason=reason, grace_s=None), context)
         for task in running[: max(0, spare)]
     }
+
+
+def _began(task: Task) -> tuple[float, str]:
+    """Return the order in which tasks started, the same after a restart of the writer."""
+    return task.started_at or 0.0, task.task_id
 
 
 class _Holders(NamedTuple):

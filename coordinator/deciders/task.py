@@ -31,6 +31,7 @@ from coordinator.deciders.retries import backoff_s, is_final
 from coordinator.deciders.rules import Decider, Teller, not_found
 from coordinator.deciders.submission import check_payload, same_content, same_key, same_task, submission
 from coordinator.deciders.time_limits import LEAST_S, MOST_S, timed_out
+from events.base import START
 from events.errors import Refused, StaleLease, Unavailable
 from events.idempotency import IdempotencyForgotten
 from events.ids import checked
@@ -47,7 +48,8 @@ from events.task import (
     TaskStatus,
 )
 from events.task_pause import TaskPaused
-from projections.task import ENDED, SMALL_CHARS, bytes_of, checksum, digest_of
+from projections.stamp import Stamp
+from projections.task import ENDED, SMALL_CHARS, bytes_of, checksum, digest_of, submitted_as
 from projections.time_limits import end_of_attempt
 from projections.worker import WorkerStatus
 from projections.world import OUTCOMES
@@ -93,39 +95,54 @@ def submit(world: World, command: SubmitTask, context: DecisionContext) -> Event
         if keyed is not None:
             same_key(world, keyed, command, submitted)
             return ()
-    if submitted.queue:
-        check_queue(world, submitted.queue)
-    check_room(world, context.rules)
-    if command.payload is not None:
-        check_new_payload(world, command.payload, context)
-    first: Events = ()
-    if world.limits:
-        submitted, first, existing = limit.admitted(world, submitted, context.tenant, context)
-        if existing:
-            return ()
-    if command.after is not None:
-        return (*first, *dependencies.submitted(world, submitted, command.after))
-    return (*first, submitted)
+    made, end = _admitted(world, submitted, command, context)
+    if made.existing:
+        return ()
+    return (*made.first, made.event) if end is None else (*made.first, made.event, end)
 
 
-def planned(world: World, command: SubmitTask, context: DecisionContext) -> tuple[TaskSubmitted, str]:
-    """
-    Return the event that a submit would lead to, and the task that it would mean instead, if a limit says so.
-
-    Raises:
-        Refused: it would be refused. NotFound: a task that it is to wait for does not exist.
-    """
-    checked(command.task_id, "task_id")
-    event = submission(world, command, context)
+def _admitted(
+    world: World, event: TaskSubmitted, command: SubmitTask, context: DecisionContext
+) -> tuple[limit.Admitted, TaskCancelled | None]:
+    """Return what becomes of a new task by the limits, and its end if what it waits for can no longer come about."""
     if event.queue:
         check_queue(world, event.queue)
     check_room(world, context.rules)
-    existing = ""
-    if world.limits:
-        event, _, existing = limit.admitted(world, event, context.tenant, context)
-    if command.after is not None:
-        event = dependencies.waiting(world, event, command.after)
-    return event, existing
+    if command.payload is not None:
+        check_new_payload(world, command.payload, context)
+    made = limit.admitted(world, event, context.tenant, context) if world.limits else limit.Admitted(event)
+    if command.after is None or made.existing:
+        return made, None
+    event, end = dependencies.submitted(world, made.event, command.after)
+    return made._replace(event=event), end
+
+
+def planned(world: World, command: SubmitTask, context: DecisionContext) -> Task:
+    """
+    Return the task that there would be after a submit, which may be one that is there.
+
+    Raises:
+        Refused: it would be refused. NotFound: a task that it names does not exist, or is not known any more.
+    """
+    event = submission(world, command, context)
+    known = world.tasks.get(checked(command.task_id, "task_id"))
+    if known is not None:
+        same_task(known, command, event, f"task_id {command.task_id!r}")
+        return known
+    made, end = _admitted(world, event, command, context)
+    if made.existing:
+        return _known(world, made.existing)
+    task = submitted_as(made.event, Stamp(START, context.now, context.tenant, context.actor, "", ""))
+    if end is None:
+        return task
+    return replace(task, status=TaskStatus.CANCELLED, ended_at=context.now, error=end.reason)
+
+
+def _known(world: World, task_id: str) -> Task:
+    found = world.tasks.get(task_id)
+    if found is None:
+        raise not_found(task_id, "task")
+    return found
 
 
 def check_room(world: World, rules: Rules, count: int = 1) -> None:

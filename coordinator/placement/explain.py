@@ -19,14 +19,11 @@ from coordinator.deciders.housing import SERVING, said_of
 from coordinator.deciders.rules import DecisionContext, present_s
 from coordinator.deciders.task import planned
 from coordinator.placement.sources import Patience, ordering_of, prefers_for_s
-from events.base import START
 from events.queue import DEFAULT
 from events.resources import NONE, Resources
 from events.task import TaskStatus
 from projections.limit import keys_of, limit_of, opens_at
 from projections.queue import policy_of
-from projections.stamp import Stamp
-from projections.task import submitted_as
 from projections.worker import WorkerStatus
 from projections.worker_filters import FIELDS, condition, facts_of
 
@@ -62,11 +59,7 @@ def plan(world: World, signs: Signs, command: SubmitTask, rules: Rules, heard_no
     Raises:
         Refused: its submit would be refused. NotFound: a task that it names does not exist.
     """
-    now = world.indexes.now
-    event, existing = planned(world, command, DecisionContext(now, rules))
-    if existing:
-        return explain(world, signs, world.tasks[existing], rules, heard_now)
-    return _pending(world, signs, submitted_as(event, Stamp(START, now, "", "", "", "")), rules, heard_now)
+    return explain(world, signs, planned(world, command, DecisionContext(world.indexes.now, rules)), rules, heard_now)
 
 
 def explain(world: World, signs: Signs, task: Task, rules: Rules, heard_now: float) -> Explanation:

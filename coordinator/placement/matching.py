@@ -6,6 +6,7 @@ import heapq
 import math
 from collections.abc import Mapping
 from functools import reduce
+from operator import attrgetter
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
@@ -13,10 +14,12 @@ import msgspec
 
 from coordinator.deciders.housing import SERVING
 from coordinator.placement.sources import Sources
+from events.base import START
 from events.coordinator import ANY, ClaimFilter
 from events.resources import NONE, Resources
-from events.task import TaskStarted
+from events.task import TaskStarted, TaskStatus
 from projections.queue import policy_of
+from projections.task import Task
 from projections.worker import WorkerStatus, unknown
 
 if TYPE_CHECKING:
@@ -25,7 +28,6 @@ if TYPE_CHECKING:
     from coordinator.placement.sources import Source
     from events.base import Position
     from events.coordinator import WaitingClaim
-    from projections.task import Task
     from projections.worker import WorkerState
     from projections.world import World
 
@@ -35,9 +37,20 @@ SCHEDULE_VERSION = 3
 NOT_ASKED: Mapping[str, str] = {}
 CLAIM_BYTES = 512 * 1024
 """A claim whose tasks reach this size is answered: with one more task the answer must still fit into one message."""
-_TASK_BYTES = 680
+_TASK_BYTES = 800
 """Size of an encoded task without its ids, texts and payload, with every number at its longest."""
 _encode = msgspec.json.Encoder().encode
+_COUNTED = frozenset({
+    "task_id", "task_name", "task_type", "status", "submitted", "submitted_at", "latest", "tenant", "traceparent",
+    "source", "program", "priority", "timeout_s", "max_retries", "resources", "payload", "payload_digest",
+    "idempotency_key", "attempt", "failures", "lapses", "lease", "claim_id", "worker_id", "started_at", "ended_by",
+    "retry_at", "error", "progress", "progress_message", "refused_lease",
+})  # fmt: skip
+"""The fields of a task that `_answer_bytes` bounds; a task that has any other is encoded."""
+_others = attrgetter(*(one for one in Task.__struct_fields__ if one not in _COUNTED))
+_NO_OTHERS = _others(
+    Task(task_id="", task_name="", status=TaskStatus.PENDING, submitted=START, submitted_at=0.0),
+)
 
 
 def schedule(
@@ -410,11 +423,12 @@ class _Rotation:
 def _answer_bytes(task: Task, claim: WaitingClaim) -> int:
     """Return an upper bound of the encoded size of *task*; to encode it costs more than the exact size is worth."""
     payload = task.payload
-    is_plain = not (task.attributes or task.worker_filter or task.resources.named)
-    if payload is None or payload.encoding == "text" or not payload.data.isascii() or not is_plain:
+    if payload is None or payload.encoding == "text" or not payload.data.isascii():
+        return len(_encode(task))
+    if task.resources.named or _others(task) != _NO_OTHERS:
         return len(_encode(task))
     ids = len(task.task_id) + len(task.tenant) + 2 * len(claim.claim_id) + len(claim.worker_id) + len(task.ended_by)
-    ids += len(task.program)
+    ids += len(task.program) + len(task.source) + len(task.traceparent)
     texts = len(task.task_name) + len(task.task_type) + len(task.idempotency_key) + len(payload.ref)
     texts += len(task.error) + len(task.progress_message) + len(task.refused_lease)
     # JSON and base64 contain no control characters; JSON escapes any other ASCII character to at most two bytes.

@@ -27,6 +27,8 @@ from coordinator.scheduler import (
     SchedulingPolicy,
     SchedulingStrategy,
     TaskHolds,
+    TaskLimits,
+    TaskQueues,
     TaskScheduler,
 )
 from coordinator.worker.handlers import handler_of
@@ -110,6 +112,22 @@ async def a_hold(here: Here) -> Valid:
     return {"hold_id": await TaskHolds(here.app).place_hold("false", hold_id="h")}
 
 
+async def a_limit(here: Here) -> Valid:
+    await TaskLimits(here.app).define_limit("l", running=1)
+    return {"limit": "l"}
+
+
+async def a_queue(here: Here) -> Valid:
+    await TaskQueues(here.app).define_queue("q")
+    return {"queue": "q"}
+
+
+async def a_paused_queue(here: Here) -> Valid:
+    await TaskQueues(here.app).define_queue("q")
+    await TaskQueues(here.app).pause_queue("q")
+    return {"queue": "q"}
+
+
 async def a_service(here: Here) -> Valid:
     return {"service_id": await ServiceRegistry(here.app).register_service("s", "t", "localhost", 80)}
 
@@ -142,6 +160,13 @@ class Method(NamedTuple):
 
 
 SUBMITTED = {"timeout": "timeout_s", "resources": "", "prefer": "", "not_before": "", "delay": "delay_s"}
+LIMITED = {
+    "limit": "limit_id",
+    **dict.fromkeys(
+        ("by", "where", "running", "starts", "per", "pending", "cooldown", "debounce", "debounce_most"), ""
+    ),
+    **dict.fromkeys(("when_busy", "parent", "retries_only"), ""),
+}
 PAST = datetime(2026, 1, 1, tzinfo=UTC)
 DEFINED = {
     **dict.fromkeys(("task_name", "task_type", "priority", "timeout", "max_retries", "payload", "resources"), ""),
@@ -170,6 +195,19 @@ METHODS: dict[type[Any], dict[str, Method]] = {
         "place_hold": Method({"where": "false"}, fields={"expires_in": ""}),
         "lift_hold": Method({}, a_hold),
         "get_hold": Method({}, a_hold),
+    },
+    TaskLimits: {
+        "define_limit": Method({"limit": "l", "running": 1}, fields=LIMITED),
+        "delete_limit": Method({}, a_limit, {"limit": ""}),
+        "get_limit": Method({}, a_limit),
+    },
+    TaskQueues: {
+        "define_queue": Method({"queue": "q"}, fields={"queue": "queue_id"}),
+        "set_policy": Method({"policy": None}, fields={"queue": "queue_id", "policy": ""}),
+        "pause_queue": Method({}, a_queue, {"queue": "queue_id"}),
+        "resume_queue": Method({}, a_paused_queue, {"queue": "queue_id"}),
+        "delete_queue": Method({}, a_queue, {"queue": "queue_id"}),
+        "get_queue": Method({}, a_queue),
     },
     Schedules: {
         "define_schedule": Method({"schedule_id": "s", "task_name": "n", "every": 600}, fields=DEFINED),

@@ -12,8 +12,8 @@ from coordinator.deciders.rules import Rules
 from coordinator.deciders.signs import Signs
 from coordinator.placement.explain import MOST_WORKERS_SHOWN, explain, plan
 from coordinator.placement.matching import schedule
-from events.after import After, AfterJoin, AfterOn
-from events.errors import Refused
+from events.after import After, AfterJoin, AfterOn, Otherwise
+from events.errors import NotFound, Refused
 from events.hold import HoldPlaced
 from events.limit import LimitDefined, Terms, WhenBusy
 from events.queue import DEFAULT, Policy, QueueDefined, QueuePaused, QueuePolicySet
@@ -94,6 +94,8 @@ def test_a_start_that_lies_ahead_is_told() -> None:
     {"resources": resources(cpu=9000)},
     {"after": After(tasks=("a",))},
     {"after": After(tasks=("b", "a"), join=AfterJoin.ANY)},
+    {"after": After(tasks=("e",))},
+    {"after": After(tasks=("e",), otherwise=Otherwise.RUN)},
 ])  # fmt: skip
 def test_a_plan_is_the_explanation_after_the_submit(content: dict[str, Any]) -> None:
     """Whatever the task asks for; nothing is submitted."""
@@ -106,6 +108,8 @@ def test_a_plan_is_the_explanation_after_the_submit(content: dict[str, Any]) -> 
             started("a"),
             started("b", lease="d.1.1"),
             completed("b"),
+            submitted("e"),
+            TaskCancelled(task_id="e"),
         ),
     )
     before = given(*facts)
@@ -133,6 +137,16 @@ def test_a_plan_is_refused_as_its_submit_would_be() -> None:
     assert plan(world, signs_of(world, {}), submit(), RULES, HEARD).task_id == "a"
     with pytest.raises(Refused, match="does not exist"):
         plan(world, signs_of(world, {}), submit(queue="q"), RULES, HEARD)
+    assert plan(world, signs_of(world, {}), submit("a"), RULES, HEARD).task_id == "a"
+    with pytest.raises(Refused, match="another task_name"):
+        plan(world, signs_of(world, {}), submit("a", task_name="other"), RULES, HEARD)
+    rests = fold(
+        *(limit(cooldown_s=900.0, when_busy=WhenBusy.RETURN_EXISTING), worker(), submitted("a"), started("a")),
+        completed("a"),
+    )
+    del rests.tasks["a"]
+    with pytest.raises(NotFound):
+        plan(rests, signs_of(rests, {}), submit(), RULES, HEARD)
     rejects = fold(worker(), limit(running=1, when_busy=WhenBusy.REJECT), submitted("a"))
     with pytest.raises(Refused, match="is busy by a"):
         plan(rejects, signs_of(rejects, {}), submit(), RULES, HEARD)

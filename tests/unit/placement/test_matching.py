@@ -14,13 +14,16 @@ from hypothesis import settings
 from hypothesis import strategies as st
 
 from coordinator.deciders.task import LEASE_CHARS_MAX
-from coordinator.placement.matching import SCHEDULE_VERSION, _answer_bytes, rounds_taken, schedule
+from coordinator.placement.matching import _COUNTED, SCHEDULE_VERSION, _answer_bytes, rounds_taken, schedule
+from events.after import After
 from events.base import Position
 from events.coordinator import ClaimFilter, CoordinatorTurn, WaitingClaim
 from events.resources import NONE, Resources
-from events.task import Payload, TaskStatus
+from events.retry import RetryPolicy
+from events.task import Debounce, Occurrence, Payload, Prefer, TaskStatus
+from events.time_limits import TimeLimits
 from events.worker import WorkerDraining, WorkerLeft
-from projections.task import Task
+from projections.task import FailedAttempt, Task
 from projections.world import World
 from tests.specification import Scribe, fold, write
 from tests.unit.deciders.facts import BEGIN, attempt_failed, completed, resources, started, submitted, worker
@@ -582,5 +585,50 @@ def test_what_a_task_takes_in_an_answer_is_never_guessed_too_small(encoding: str
         progress_message="m" * 1024,
         refused_lease="l" * 80,
     )
+    task = msgspec.structs.replace(
+        task, latest=Position(10**12, 10**5), lapses=100_000, source=longest, program=longest, traceparent="t" * 55
+    )
     claim = WaitingClaim(longest, longest, 1, "fifo")
     assert len(msgspec.json.encode(task)) <= _answer_bytes(task, claim)
+    for name, value in LARGE.items():
+        one = msgspec.structs.replace(task, **{name: value})
+        assert len(msgspec.json.encode(one)) <= _answer_bytes(one, claim), name
+
+
+LARGE: dict[str, Any] = {
+    "queue": "q" * 64,
+    "fairness_key": "\x01" * 128,
+    "retry": RetryPolicy(non_retryable=("e" * 256,) * 20),
+    "error_type": "e" * 256,
+    "attempts": (
+        FailedAttempt(attempt=1, worker_id="w", started_at=1.0, ended_at=2.0, reason="failed", error="e" * 1024),
+    )
+    * 10,
+    "after": After(tasks=tuple(f"{number:064}" for number in range(64))),
+    "checkpoint": Payload(encoding="json", digest="f" * 64, data="x" * 16_384),
+    "attributes": {"a" * 500: "b" * 500},
+    "worker_filter": "f" * 1000,
+    "prefer": Prefer("f" * 1000),
+    "preference": "f" * 1000,
+    "resources": Resources(named={f"{'n' * 31}{number}": 2**53 for number in range(8)}),
+    "time_limits": TimeLimits(start_within_s=12345678.9, finish_within_s=12345678.9, heartbeat_s=12345678.9),
+    "occurrence": Occurrence(schedule_id="s" * 47, slot=2**53, source="x" * 64),
+    "pause_reason": "p" * 1024,
+    "requeued_from": "r" * 64,
+    "debounce": Debounce(since=1763900000.123456, until=1763900000.123456),
+}
+"""What may be large in a task besides the fields of every task."""
+
+
+def test_every_field_of_a_task_is_bounded_or_encoded() -> None:
+    """A field that tasks get later cannot make an answer too large for a message."""
+    usual = msgspec.structs.replace(
+        Task(task_id="t", task_name="n", status=TaskStatus.PENDING, submitted=Position(1, 0), submitted_at=1.0)
+    )
+    payload = Payload(encoding="json", digest="f" * 64, data="{}")
+    usual = msgspec.structs.replace(usual, payload=payload)
+    claim = WaitingClaim("c", "w", 1, "fifo")
+    for name in Task.__struct_fields__:
+        if name not in _COUNTED:
+            one = msgspec.structs.replace(usual, **{name: "x" * 5000})
+            assert _answer_bytes(one, claim) >= 5000, name
