@@ -294,7 +294,7 @@ class FindTasks(Question[TasksFound], frozen=True, kw_only=True, gc=False):
     """
     Find the tasks that meet the filter `where`, newest first, without their payloads, results and failed attempts.
 
-    It looks at 20,000 tasks at most, fewer with a long filter, so there may be more although fewer than `limit` were
+    It looks at 2,000 tasks at most, fewer with a long filter, so there may be more although fewer than `limit` were
     found: the answer says where to go on.
     """
 

@@ -61,7 +61,7 @@ MOST_LISTED = 1000
 MOST_FOUND = 10_000
 """Services in one answer: they are small, and a caller needs all candidates to choose from."""
 MOST_RUNS = 100
-MOST_LOOKED_AT = 20_000
+MOST_LOOKED_AT = 2000
 """How many tasks one question for those that meet a filter looks at, if that is shorter than `FILTER_CHARS`."""
 FILTER_CHARS = 100
 MOST_SEARCHED = 1_000_000
