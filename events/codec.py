@@ -53,7 +53,15 @@ from events.node import (
     NodeUncordoned,
 )
 from events.pool import PoolAllocated, PoolDefined, PoolReleased
-from events.queue import QueueDefined, QueueDeleted, QueuePaused, QueuePolicyFailed, QueuePolicySet, QueueResumed
+from events.queue import (
+    QueueBlocked,
+    QueueDefined,
+    QueueDeleted,
+    QueuePaused,
+    QueuePolicyFailed,
+    QueuePolicySet,
+    QueueResumed,
+)
 from events.schedule import (
     ScheduleDefined,
     ScheduleDeleted,
@@ -100,7 +108,7 @@ AnyEvent = (
     | NodeRegistered | NodeCordoned | NodeUncordoned | NodeLost | NodeReturned | NodeRemoved | NodeHeartbeat
     | PoolDefined | PoolAllocated | PoolReleased
     | LimitDefined | LimitDeleted
-    | QueueDefined | QueuePolicySet | QueuePolicyFailed | QueuePaused | QueueResumed | QueueDeleted
+    | QueueDefined | QueuePolicySet | QueuePolicyFailed | QueuePaused | QueueResumed | QueueDeleted | QueueBlocked
     | HoldPlaced | HoldLifted | HoldExpired
     | SessionBound | SessionClosed
     | ScheduleDefined | ScheduleFired | ScheduleQueued | ScheduleSkipped | SchedulePaused | ScheduleResumed

@@ -44,6 +44,8 @@ class Lanes:
         self._shared = shared
         self._keyed = keyed
         self._spare = spare
+        self.regroupings = 0
+        """How often the tasks were put into other shapes or lanes, since this was made."""
         self._shapes: dict[str, Shape] = {}
         """The shapes of plain tasks in the usual lane, by task name: it takes long to hash their keys."""
 
@@ -128,6 +130,7 @@ class Lanes:
 
     def regroup(self, queue: str) -> None:
         """Put the tasks of a queue into its lanes again: it is shared in another way from now on."""
+        self.regroupings += 1
         moved = [
             task
             for lane, group in self.of.items()
@@ -146,6 +149,7 @@ class Lanes:
     def regroup_all(self) -> None:
         """Put all tasks into their shapes again: they have other keys, and the old shapes are forgotten already."""
         tasks = list(self.tasks())
+        self.regroupings += 1
         self.usual = ReadyTasks()
         self.of = {USUAL: self.usual}
         self._shapes.clear()

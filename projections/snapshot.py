@@ -13,6 +13,7 @@ import msgspec
 from events.base import Position
 from events.task import TaskStatus
 from projections import (
+    blockage,
     container,
     hold,
     inbox,
@@ -90,6 +91,10 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     schedules: list[schedule.Schedule] = []
     limits: list[limit.Limit] = []
     uses: list[limit.KeyUse] = []
+    blockages: list[blockage.Blockage] = []
+    made_wait: list[blockage.Pair] = []
+    past_holds: list[hold.PastHold] = []
+    past_pauses: list[queue.PastPause] = []
 
 
 _encoder = msgspec.msgpack.Encoder()

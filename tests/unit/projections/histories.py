@@ -49,6 +49,7 @@ from events.queue import (
     DEFAULT,
     FairShare,
     Policy,
+    QueueBlocked,
     QueueDefined,
     QueueDeleted,
     QueuePaused,
@@ -93,9 +94,12 @@ from events.task import (
 from events.task_pause import TaskPaused, TaskResumed
 from events.time_limits import TimeLimits
 from events.worker import WorkerDraining, WorkerLeft, WorkerLost, WorkerRegistered
+from projections.blockage import shape_id
 from projections.container import Container, Desired
+from projections.limit import keys_of
 from projections.node import NodeStatus
 from projections.queue import name_of
+from projections.ready import shape_of
 from projections.worker import WorkerStatus
 from tests.specification import BEGIN, Said, Scribe
 
@@ -490,12 +494,28 @@ class Historian:
             QueuePolicyFailed(queue_id=queue_id, policy="p:P", why="late"),
             QueuePaused(queue_id=queue_id, reason="r"),
             QueueResumed(queue_id=queue_id),
+            self.blocked(),
         ]
         if queue_id != DEFAULT and not any(
             task.queue == queue_id and not task.is_ended for task in self.world.tasks.values()
         ):
             possible.append(QueueDeleted(queue_id=queue_id))
         return self.random.choice(possible)
+
+    def blocked(self) -> Event:
+        """Say why a shape waits: that of a task, or one that has none any more."""
+        pending = [task for task in self.world.tasks.values() if task.status is TaskStatus.PENDING]
+        task = self.random.choice(pending) if pending else None
+        shape = "gone" if task is None else shape_id(shape_of(task, keys_of(task, self.world.limits)))
+        return QueueBlocked(
+            queue_id=DEFAULT if task is None else task.queue or DEFAULT,
+            shape=shape,
+            task_name="work",
+            since=self.world.time - self.random.choice((0.0, 5.0)),
+            cause=self.random.choice(("", "workers_busy", "key_full")),
+            held_by={"default": 2, "other": 1},
+            waiting={"default": 3},
+        )
 
     def change_limit(self) -> Event | None:
         limit_id = self.pick("l", 3)
