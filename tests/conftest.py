@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import hypothesis
 import pytest
 
+from coordinator.own_process import priority
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
@@ -58,6 +60,12 @@ def coordinator_home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pyte
     before = {process.pid for process in children()}
     yield home
     _expect_none(lambda: _since(before, home), "this test")
+
+
+@pytest.fixture(autouse=True)
+def _unhurried(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep the nice value of this process, and of its session: a command that runs in it would change both for good."""
+    monkeypatch.setattr(priority, "_set", lambda _: None)
 
 
 @pytest.fixture(autouse=True)

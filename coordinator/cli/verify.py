@@ -34,6 +34,17 @@ _COLUMNS = (
     ("seen", lambda f: f.seen),
     ("do", lambda f: f.do),
 )
+_PLACEMENTS = (
+    ("attempt", lambda d: d.attempt),
+    ("position", lambda d: d.position),
+    ("worker", lambda d: d.worker_id),
+    ("policy", lambda d: d.policy),
+    ("ahead", lambda d: d.ahead),
+    ("ready", lambda d: d.ready),
+    ("claims", lambda d: d.claims),
+    ("workers", lambda d: d.workers),
+    ("derived again", lambda d: d.derived),
+)
 
 
 @click.command()
@@ -41,6 +52,9 @@ _COLUMNS = (
 @_HOME
 @click.option("--archive", type=_FOLDER, help="Archive with the commits already moved out of the journal.")
 @click.option("--folder", type=_FOLDER, help="Directory for two temporary copies of the read model; default: TMPDIR.")
+@click.option(
+    "--task", "task_id", default="", help="A task of which is told how each attempt was placed, and among what."
+)
 @click.option(
     "--accept", is_flag=True, help="Accept the journal as it is: begin a new generation. Lost commits stay lost."
 )
@@ -52,6 +66,7 @@ def verify(
     home: Path | None,
     archive: Path | None,
     folder: Path | None,
+    task_id: str,
     accept: bool,
     output: str,
     as_json: bool,
@@ -69,7 +84,8 @@ def verify(
         show_json({"generation": _finished(_accept(settings, url, directory, archive))})
         return 0
     files = _files(directory, archive, folder)
-    return _show_report(_finished(_verify(settings, url, directory, files)), output=output, as_json=as_json)
+    report = _finished(_verify(settings, url, directory, files, task_id))
+    return _show_report(report, task_id=task_id, output=output, as_json=as_json)
 
 
 @click.command()
@@ -106,7 +122,7 @@ def _files(home: Path | None, archive: Path | None, folder: Path | None) -> File
     return Files(store=Home(home).state_db, mark=home / FILE, archive=archive, folder=folder)
 
 
-async def _verify(settings: Settings, url: str | None, home: Path | None, files: Files) -> Report:
+async def _verify(settings: Settings, url: str | None, home: Path | None, files: Files, task_id: str) -> Report:
     from coordinator.bus.connection import Bus
     from coordinator.diagnostics.verify import verify
     from coordinator.processes.credentials import credentials
@@ -117,7 +133,7 @@ async def _verify(settings: Settings, url: str | None, home: Path | None, files:
         _served(settings, url, home) as where,
         Bus.open(where, name="verify", buffered=False, connect_timeout_s=timeout_s, **credentials(settings)) as bus,
     ):
-        return await verify(bus, Subjects(settings.namespace), files)
+        return await verify(bus, Subjects(settings.namespace), files, task_id=task_id)
 
 
 async def _accept(settings: Settings, url: str | None, home: Path | None, archive: Path | None) -> int:
@@ -184,7 +200,7 @@ def _finished(work: Coroutine[Any, Any, _Value]) -> _Value:
     return done
 
 
-def _show_report(report: Report, *, output: str, as_json: bool) -> int:
+def _show_report(report: Report, *, task_id: str, output: str, as_json: bool) -> int:
     from coordinator.diagnostics.findings import has_failed
 
     if as_json or output == "json":
@@ -193,4 +209,7 @@ def _show_report(report: Report, *, output: str, as_json: bool) -> int:
         show(report.findings, _COLUMNS, output=output, as_json=as_json)
         figures: dict[str, Any] = msgspec.structs.asdict(report.figures)
         click.echo(", ".join(f"{name} {value}" for name, value in figures.items()), err=True)
+        if task_id:
+            click.echo()
+            show(report.placements, _PLACEMENTS, output=output, as_json=as_json)
     return 1 if has_failed(report.findings) else 0

@@ -15,6 +15,7 @@ import msgspec
 
 from coordinator.archive.source import ArchiveSource
 from coordinator.clock import SystemClock
+from coordinator.diagnostics.derivation import Decision, Derivation
 from coordinator.diagnostics.findings import Finding, State, fail, ok, unknown, warn
 from coordinator.diagnostics.read_model import CHECK, compare_store
 from coordinator.journal.high_water import HighWater
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
 
 HOLDER = "verify"
 CLAIM_TIMEOUT_S = 60.0
+DIFFERENCE_CHARS = 300
 _RESTORE = "stop all processes, copy the NATS store, then restore a backup; see docs/operations.md, Corrupt"
 _OTHER_HOME = "name the state directory of this namespace with --home"
 _ACCEPT = "put a good copy of the store back, restore a backup, or accept the loss with 'coordinator verify --accept'"
@@ -66,6 +68,8 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     chain: str
     digest: str
     figures: Figures
+    placements: list[Decision] = []
+    """How the task that was asked for was placed, each of its attempts."""
 
 
 class Files(NamedTuple):
@@ -77,9 +81,11 @@ class Files(NamedTuple):
     folder: Path | None = None
 
 
-async def verify(bus: Bus, subjects: Subjects, files: Files) -> Report:
+async def verify(bus: Bus, subjects: Subjects, files: Files, *, task_id: str = "") -> Report:
     """
     Check the journal, and compare read model, high-water mark, snapshots and feed with it.
+
+    Of the task *task_id* it tells how it was placed.
 
     Raises:
         Unavailable: NATS or the read model cannot be read now.
@@ -94,7 +100,7 @@ async def verify(bus: Bus, subjects: Subjects, files: Files) -> Report:
     except Unavailable as error:
         further.append(unknown("seen by the feed", error.message, "run verify again when NATS answers"))
     source: CommitSource = journal if files.archive is None else ArchiveSource(files.archive, journal)
-    fold = _Fold(source, {one.position.sequence: one for one in manifests})
+    fold = _Fold(source, {one.position.sequence: one for one in manifests}, task_id=task_id)
     findings = await fold.run()
     if findings[0].state is not State.FAIL:
         findings += [await _compare_seen(journal, fold.world, one) for one in seen if one is not None]
@@ -110,6 +116,7 @@ async def verify(bus: Bus, subjects: Subjects, files: Files) -> Report:
         chain=world.chain.hex(),
         digest=world.digest(),
         figures=fold.figures,
+        placements=fold.derivation.decisions,
     )
 
 
@@ -191,8 +198,11 @@ async def _give_up_snapshots(snapshots: Snapshots, world: World, at_least: int) 
 class _Fold:
     """Folds all of *source*, or what comes after *world*; keeps the digest of the world at each snapshot's position."""
 
-    def __init__(self, source: CommitSource, manifests: dict[int, Manifest], world: World | None = None) -> None:
-        self.world = world if world is not None else World()
+    def __init__(
+        self, source: CommitSource, manifests: dict[int, Manifest], world: World | None = None, *, task_id: str = ""
+    ) -> None:
+        self.derivation = Derivation(world, task_id=task_id)
+        self.world = self.derivation.world
         self.figures = Figures()
         self.digests: dict[int, tuple[str, str]] = {}
         """Chain and digest of the world, by the slot of the snapshot."""
@@ -237,7 +247,7 @@ class _Fold:
                 )
         else:
             figures.claims += 1
-        figures.events += len(world.apply_record(record))
+        figures.events += len(self.derivation.apply_record(record))
         if record.kind == "claim":
             self._check_claim(record)
         if record.sequence in self._manifests:
@@ -268,7 +278,17 @@ class _Fold:
             found.append(fail("reigns", f"{self._stray}; {self._strays} in total", do))
         else:
             found.append(ok("reigns", f"each commit belongs to its reign; generation {world.generation}"))
+        found.append(self._placements())
         return found
+
+    def _placements(self) -> Finding:
+        """Return whether all placements follow from what came before them."""
+        derived, check = self.derivation, "placements"
+        skipped = f"; {derived.skipped} by other rules were not" if derived.skipped else ""
+        if derived.differences:
+            seen = f"{derived.differences[0][:DIFFERENCE_CHARS]}; {len(derived.differences)} turns in total"
+            return fail(check, seen, "something other than a coordinator of this version wrote them: see `reigns`")
+        return ok(check, f"{derived.derived} follow from what was recorded before them{skipped}")
 
 
 def _seen_at_home(files: Files, stream: str) -> tuple[list[Seen | None], list[Finding], bool]:

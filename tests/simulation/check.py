@@ -20,6 +20,7 @@ from coordinator.commands.service import RegisterService
 from coordinator.commands.task import CancelTask, ClaimTasks, CompleteTask, FailTask, SubmitTask
 from coordinator.commands.task_pause import PauseTask, ResumeTask
 from coordinator.deciders.task import DIRECT
+from coordinator.diagnostics.derivation import Derivation
 from events import codec
 from events.after import After, AfterJoin, AfterOn, Otherwise
 from events.cancel_ladder import TaskCancelAsked
@@ -69,7 +70,6 @@ from events.worker import WorkerDraining, WorkerLeft, WorkerLost, WorkerRegister
 from projections.source import Record
 from projections.store.port import KINDS
 from projections.world import World
-from tests.derivation import Derivation
 from tests.simulation.actors import NAMESPACE, POOL, SLOTS
 from tests.simulation.cluster import MEMORY_BYTES, MOST_PENDING, MOST_SHARES
 from tests.simulation.fit import Fit

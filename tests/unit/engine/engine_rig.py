@@ -17,6 +17,7 @@ import msgspec
 from coordinator.commands.caller import Caller
 from coordinator.commands.worker import RegisterWorker
 from coordinator.deciders.rules import Limits, Rules
+from coordinator.diagnostics.derivation import Derivation
 from coordinator.engine.engine import Engine
 from coordinator.engine.intake import Asked
 from coordinator.errors import CoordinationError
@@ -24,7 +25,6 @@ from coordinator.journal.memory import Lost, MemoryJournal, MemoryStream
 from events import codec
 from events.coordinator import EpochClaim
 from projections.world import World
-from tests.derivation import Derivation
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Container

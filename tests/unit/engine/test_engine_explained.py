@@ -12,8 +12,11 @@ from coordinator.commands.node import ObservedContainer, SyncNode
 from coordinator.commands.task import CancelTask, WithdrawClaim
 from coordinator.commands.worker import DrainWorker, RegisterWorker
 from coordinator.deciders.rules import Limits
+from coordinator.diagnostics.derivation import Derivation
 from coordinator.placement.matching import schedule
 from events.coordinator import CoordinatorTurn
+from events.errors import Corrupt
+from projections.world import World
 from tests.unit.deciders.facts import claim, complete, create, register_node, submit
 from tests.unit.engine.engine_rig import TICK_S, Rig, Told, explained, leading
 from tests.unit.engine.test_engine_claims import WAIT_S, given_to, waiting
@@ -207,3 +210,67 @@ async def test_whatever_changes_between_turns_the_next_one_can_be_explained(
         for number in range(5):
             rig.ask(DrainWorker(worker_id=f"w{number}"))
         await rig.settle()
+
+
+async def test_a_placement_is_told_with_what_it_was_chosen_among() -> None:
+    """Of one task, each attempt; and whether it follows again, from the start of the journal or from a later world."""
+    async with leading() as rig:
+        await rig.order(RegisterWorker(worker_id="w", slots=1))
+        for name in "abc":
+            await rig.order(submit(name))
+        assert given_to(await rig.order(claim())) == ["a"]
+        before = World.restore(rig.replayed().snapshot())
+        await rig.order(complete("c.1.1", task_id="a"))
+        assert given_to(await rig.order(claim("d"))) == ["b"]
+        records = rig.records()
+        derivation = Derivation(task_id="b")
+        for record in records:
+            derivation.apply_record(record)
+        (told,) = derivation.decisions
+        assert (told.worker_id, told.claim_id, told.attempt, told.queue, told.policy) == (
+            "w",
+            "d",
+            1,
+            "default",
+            "fifo",
+        )
+        assert (told.ahead, told.ready, told.claims, told.workers, told.derived) == (0, 2, 1, 1, "yes")
+        assert (derivation.derived, derivation.skipped, derivation.differences) == (2, 0, [])
+        later = Derivation(before, task_id="b")  # the turns before, which this one adds to, are not known
+        for record in records[before.position.sequence :]:
+            later.apply_record(record)
+        assert [one.derived for one in later.decisions] == ["unknown"]
+        assert (later.derived, later.skipped, later.differences) == (0, 1, [])
+        assert later.world.digest() == derivation.world.digest()
+
+
+async def test_a_placement_that_does_not_follow_is_found() -> None:
+    """Whoever gave a task to another one than the rules do, or hid a claim, is told apart."""
+    async with leading() as rig:
+        await rig.order(submit("a", priority=1))
+        await rig.order(submit("b", priority=2))
+        assert given_to(await rig.order(claim())) == ["a"]
+        turn = next(at for at, record in enumerate(rig.records()) if b'"coordinator.turn"' in record.body)
+        records = rig.records()[: turn + 1]
+    for old, new in ((b'"task_id":"a"', b'"task_id":"b"'), (b'"subject":"a"', b'"subject":"b"')):
+        records[-1] = msgspec.structs.replace(records[-1], body=records[-1].body.replace(old, new))
+    derivation = Derivation(task_id="b")
+    for record in records:
+        derivation.apply_record(record)
+    assert len(derivation.differences) == 1
+    assert [one.derived for one in derivation.decisions] == ["no"]
+
+
+async def test_a_record_that_does_not_belong_there_is_refused_as_by_the_world() -> None:
+    """Before anything is derived from it."""
+    async with leading() as rig:
+        await rig.order(submit("a"))
+        assert given_to(await rig.order(claim())) == ["a"]
+        turn = next(record for record in rig.records() if b'"coordinator.turn"' in record.body)
+        derivation = Derivation()
+        with pytest.raises(Corrupt, match="missing or repeated"):
+            derivation.apply_record(turn)
+        for record in rig.records()[: turn.sequence - 1]:
+            derivation.apply_record(record)
+        with pytest.raises(Corrupt, match="the journal was changed"):
+            derivation.apply_record(msgspec.structs.replace(turn, chain="00" * 32))

@@ -63,7 +63,6 @@ async def test_each_program_waits_for_a_server_as_long_as_the_settings_say(
     """`nats.connect_timeout_s` holds for every program, not only for the command line."""
     for name, value in (("HOME", tmp_path), ("URL", NOBODY), ("NATS__CONNECT_TIMEOUT_S", WAIT_S)):
         monkeypatch.setenv(f"COORDINATOR_{name}", str(value))
-    monkeypatch.setattr("coordinator.processes.follower._lower_priority", lambda _: None)
     began = time.monotonic()
     with pytest.raises(Unavailable):
         async with asyncio.timeout(30):
