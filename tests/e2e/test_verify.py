@@ -57,7 +57,7 @@ async def store(server: RealServer, bus: Bus, tmp_path: Path) -> Path:
 
 
 SOUND = dict.fromkeys(
-    ("slots", "chain", "fold", "reigns", "seen by the read model state.db", "read model"), State.OK
+    ("slots", "chain", "fold", "reigns", "placements", "seen by the read model state.db", "read model"), State.OK
 ) | {"snapshots": State.UNKNOWN}
 """What is found of a sound journal without snapshots."""
 
@@ -80,6 +80,16 @@ async def test_a_sound_journal_is_called_sound(bus: Bus, store: Path) -> None:
     assert states(report.findings) == SOUND
     assert report.figures.records == (await NatsJournal(bus, SUBJECTS).bounds()).last
     assert report.figures.events > 20
+    assert report.placements == []
+
+
+async def test_it_tells_how_a_task_was_placed(bus: Bus, store: Path) -> None:
+    """Each attempt: by which turn, and that it follows again."""
+    world = await folded(NatsJournal(bus, SUBJECTS))
+    ran = next(task for task in world.tasks.values() if task.attempt)
+    (told,) = (await verify(bus, SUBJECTS, Files(store=store), task_id=ran.task_id)).placements
+    assert (told.worker_id, told.claim_id, told.attempt) == (ran.worker_id, ran.claim_id, ran.attempt)
+    assert told.derived == "yes"
 
 
 @pytest.mark.parametrize(
