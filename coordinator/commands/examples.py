@@ -402,6 +402,7 @@ TASK_EXPLAINED: dict[str, Any] = {
     "status": "cancelled",
     "summary": "cancelled before it began, told by planning: not needed any more",
     "for_s": 0.1,
+    "waited": {"not_claimed": 0.1},
 }
 
 TASK_PLANNED: dict[str, Any] = {
