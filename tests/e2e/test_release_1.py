@@ -145,18 +145,18 @@ async def test_its_home_is_taken_up(witnesses: Path, tmp_path: Path) -> None:
             assert stats["totals"]["tasks_completed"] >= EXPECTED["kinds"]["task.completed"]
             await work_goes_on(call)
             # A task that ended long ago, which only the read model has.
-            subject, question = "coordination.read.play.get", b'{"kind":"task","id":"early-0"}'
-            async with asyncio.timeout(30.0):  # the read model is brought up to date meanwhile
-                while "ok" not in (answer := json.loads((await _asked(call, subject, question)).data)):
-                    await asyncio.sleep(0.2)
-            assert answer["ok"]["status"] == "completed"
+            await until(
+                lambda: _is_told(call, "early-0", "completed")
+            )  # the read model is brought up to date meanwhile
     code, said, error = await command(tmp_path / "tools", "verify", "--home", str(home))
     assert code == 0, said + error
     assert not list(home.glob("*.aside*"))
 
 
-async def _asked(call: Calls, subject: str, question: bytes) -> Any:
-    return await call.connection.request(subject, question, timeout=5)
+async def _is_told(call: Calls, task_id: str, status: str) -> bool:
+    question = json.dumps({"kind": "task", "id": task_id}).encode()
+    answer = json.loads((await call.connection.request("coordination.read.play.get", question, timeout=5)).data)
+    return "ok" in answer and answer["ok"]["status"] == status
 
 
 async def _is_running(home: Path, up: Process) -> bool:
