@@ -53,7 +53,15 @@ from events.node import (
     NodeUncordoned,
 )
 from events.pool import PoolAllocated, PoolDefined, PoolReleased
-from events.queue import QueueDefined, QueueDeleted, QueuePaused, QueuePolicyFailed, QueuePolicySet, QueueResumed
+from events.queue import (
+    QueueDefined,
+    QueueDeleted,
+    QueuePaused,
+    QueuePolicyFailed,
+    QueuePolicySet,
+    QueueResumed,
+    QueueRouted,
+)
 from events.schedule import (
     ScheduleDefined,
     ScheduleDeleted,
@@ -79,6 +87,7 @@ from events.task import (
     TaskUnblocked,
 )
 from events.task_pause import TaskPaused, TaskResumed
+from events.version import VersionReinstated, VersionRetired
 from events.worker import WorkerDraining, WorkerHeartbeat, WorkerLeft, WorkerLost, WorkerRegistered
 
 if TYPE_CHECKING:
@@ -101,6 +110,7 @@ AnyEvent = (
     | PoolDefined | PoolAllocated | PoolReleased
     | LimitDefined | LimitDeleted
     | QueueDefined | QueuePolicySet | QueuePolicyFailed | QueuePaused | QueueResumed | QueueDeleted
+    | QueueRouted | VersionRetired | VersionReinstated
     | HoldPlaced | HoldLifted | HoldExpired
     | SessionBound | SessionClosed
     | ScheduleDefined | ScheduleFired | ScheduleQueued | ScheduleSkipped | SchedulePaused | ScheduleResumed

@@ -70,6 +70,7 @@ class TaskContent(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defa
     retry: RetryPolicy | None = None
     attributes: dict[str, Scalar] = {}
     worker_filter: str = ""
+    pin_version: bool = True
 
 
 class ScheduleEvent(Event, frozen=True, kw_only=True, gc=False):

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from projections.keyed import Keyed
     from projections.ready import Shape
     from projections.task import Task
+    from projections.version import Builds
 
 
 class LaneName(NamedTuple):
@@ -35,23 +36,27 @@ class Lanes:
     """
     The lanes that have ready tasks; the usual one is always there.
 
-    *shared* says how the queues are shared that are, *keyed* which keys tasks have by the limits.
+    *shared* says how the queues are shared that are, *keyed* which keys tasks have by the limits, *builds* to which
+    build of workers they go.
     """
 
-    def __init__(self, shared: Mapping[str, FairShare], keyed: Keyed, *, spare: int = EMPTY_SHAPES_KEPT) -> None:
+    def __init__(
+        self, shared: Mapping[str, FairShare], keyed: Keyed, builds: Builds, *, spare: int = EMPTY_SHAPES_KEPT
+    ) -> None:
         self.usual = ReadyTasks()
         self.of: dict[LaneName, ReadyTasks] = {USUAL: self.usual}
         self._shared = shared
         self._keyed = keyed
+        self._builds = builds
         self._spare = spare
         self._shapes: dict[str, Shape] = {}
         """The shapes of plain tasks in the usual lane, by task name: it takes long to hash their keys."""
 
     def shape(self, task: Task) -> Shape:
         """Return the shape of a task in its lane, a new one if there is none."""
-        keyed = self._keyed
-        if task.queue or self._shared or keyed.limits:
-            key = shape_of(task, keyed.keys(task))
+        keyed, builds = self._keyed, self._builds
+        if task.queue or self._shared or keyed.limits or builds.routes:
+            key = shape_of(task, keyed.keys(task), builds.of(task))
             group = self._lane(self.lane_of(task))
             shape = group.shapes.get(key)
             if shape is None:
@@ -59,10 +64,12 @@ class Lanes:
                 if key.keys:
                     keyed.shape_made(shape)
             return shape
-        is_usual = task.resources is NONE and not (task.task_type or task.worker_filter or task.preference)
+        is_usual = task.resources is NONE and not (
+            task.task_type or task.worker_filter or task.preference or task.build_id
+        )
         shape = self._shapes.get(task.task_name) if is_usual else None
         if shape is None:
-            shape = self.usual.shape(shape_of(task, ()))
+            shape = self.usual.shape(shape_of(task, (), builds.of(task)))
             if is_usual:
                 self._shapes[task.task_name] = shape
         return shape
@@ -70,7 +77,8 @@ class Lanes:
     def has(self, task: Task) -> bool:
         """Return whether a task is ready."""
         group = self.of.get(self.lane_of(task))
-        shape = None if group is None else group.shapes.get(shape_of(task, self._keyed.keys(task)))
+        key = shape_of(task, self._keyed.keys(task), self._builds.of(task))
+        shape = None if group is None else group.shapes.get(key)
         return shape is not None and task.task_id in shape.members
 
     def ahead_of(self, task: Task, ordering: str) -> int:

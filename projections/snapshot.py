@@ -25,6 +25,7 @@ from projections import (
     session,
     shares,
     task,
+    version,
     worker,
 )
 from projections.memory import Slice
@@ -90,6 +91,7 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     schedules: list[schedule.Schedule] = []
     limits: list[limit.Limit] = []
     uses: list[limit.KeyUse] = []
+    versions: list[version.Version] = []
 
 
 _encoder = msgspec.msgpack.Encoder()

@@ -23,6 +23,7 @@ from coordinator.deciders import (
     silence,
     task,
     task_pause,
+    version,
     worker,
 )
 from coordinator.deciders.dependents import following
@@ -55,6 +56,7 @@ DECIDERS: dict[type[Command], Decider] = {
     **pool.DECIDERS,
     **schedule.DECIDERS,
     **limit.DECIDERS,
+    **version.DECIDERS,
     **queue.DECIDERS,
     **hold.DECIDERS,
     **silence.DECIDERS,
@@ -69,6 +71,7 @@ _TELLERS: dict[type[Command], Teller] = {
     **pool.TELLERS,
     **schedule.TELLERS,
     **limit.TELLERS,
+    **version.TELLERS,
     **queue.TELLERS,
     **hold.TELLERS,
     **silence.TELLERS,

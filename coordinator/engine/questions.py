@@ -23,6 +23,7 @@ from coordinator.commands.service import CheckOutcome, FindServices, GetHealthHi
 from coordinator.commands.session import GetSession
 from coordinator.commands.task import FindTasks, GetTask, ListTasks, OfferTasks, TasksFound
 from coordinator.commands.validation import check_number
+from coordinator.commands.version import ListVersions
 from coordinator.commands.worker import ListWorkers
 from coordinator.deciders.housing import said_of
 from coordinator.deciders.rules import Rules, not_found, standing
@@ -31,6 +32,7 @@ from coordinator.deciders.slots import local_time, next_after
 from coordinator.deciders.worker import check_wanted
 from coordinator.engine.limit_views import limit_view, limit_views
 from coordinator.engine.queue_views import queue_view, queue_views, queues_of
+from coordinator.engine.version_views import version_views
 from coordinator.placement.explain import explain, plan
 from coordinator.placement.matching import offered
 from events.coordinator import ClaimFilter
@@ -116,6 +118,9 @@ def ask(world: World, signs: Signs, question: Command, heard_now: float, rules: 
             return limit_view(world, one_of(world.limits, question.limit_id, "limit"))
         case ListLimits():
             return limit_views(world, _sorted(world.limits, question))
+        case ListVersions():
+            views = version_views(world, signs, rules, heard_now)
+            return _page(views, iter(views), question)
         case GetHold():
             return _hold(world, one_of(world.holds, question.hold_id, "hold"))
         case ListHolds():

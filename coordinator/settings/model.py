@@ -30,7 +30,7 @@ PREFIX = "COORDINATOR_"
 PLAIN_NAMES = frozenset(
     PREFIX + name
     for name in (
-        *("CONFIG", "URL", "PARENT_FD"),
+        *("CONFIG", "URL", "PARENT_FD", "BUILD_ID"),
         *("NATS_PORT", "NATS_STORE", "NATS_TOKEN", "HTTP_PORT"),
         *("AGENT_TYPE", "CONTAINER_ID", "GENERATION", "NODE_ID", "HANDLERS", "WORKER_SLOTS"),  # in containers
     )
