@@ -66,6 +66,7 @@ from events.task import Scalar, TaskStatus
 from events.time_limits import TimeLimits
 from tests.simulation.broker import LATE_S
 from tests.simulation.fit import LABELS, LICENCES, filter_of, needs_of, prefer_of
+from tests.simulation.kept_versions import BUILDS
 from tests.simulation.promises import Promise
 
 if TYPE_CHECKING:
@@ -225,6 +226,7 @@ class Submitter(Actor):
             worker_filter=filter_of(number) if self.sim.plan.has_labels else "",
             resources=needs_of(number) if self.sim.plan.has_labels else NONE,
             prefer=prefer_of(number, self.name) if self.sim.plan.has_labels else None,
+            pin_version=not (self.sim.plan.has_versions and number % 6 == 5),
         )
         try:
             first = await self._until_known(command)
@@ -370,6 +372,8 @@ class Worker(Actor):
         if self.sim.plan.has_labels:
             labels = LABELS[int(self.name.removeprefix("worker"))]
             command = msgspec.structs.replace(command, labels=labels, resources=LICENCES)
+        if self.sim.plan.has_versions:
+            command = msgspec.structs.replace(command, build_id=BUILDS[int(self.name.removeprefix("worker"))])
         await self.ask(command)
 
     def _noticed(self, message: Message) -> None:
@@ -390,8 +394,8 @@ class Worker(Actor):
         self.sim.dice.fired["withdrawn"] += 1
 
     async def _round(self) -> None:
-        if self.sim.plan.has_labels and self.random.random() < AGAIN_SHARE:
-            await self._register()  # what was evicted meanwhile is registered by a claim, without labels
+        if (self.sim.plan.has_labels or self.sim.plan.has_versions) and self.random.random() < AGAIN_SHARE:
+            await self._register()  # what was evicted meanwhile is registered by a claim, without labels and build
         claim = ClaimTasks(
             claim_id=self.sim.new_id("claim"),
             worker_id=self.name,

@@ -39,7 +39,7 @@ from events.inbox import InboxRecorded, InboxRefused
 from events.limit import LimitEvent
 from events.node import NodeLost
 from events.pool import PoolAllocated, PoolReleased
-from events.queue import DEFAULT, QueueDeleted, QueuePaused, QueueResumed
+from events.queue import DEFAULT, QueueDeleted, QueuePaused, QueueResumed, QueueRouted
 from events.schedule import (
     ScheduleDefined,
     ScheduleDeleted,
@@ -65,6 +65,7 @@ from events.task import (
     TaskUnblocked,
 )
 from events.task_pause import TaskPaused, TaskResumed
+from events.version import VersionEvent
 from events.worker import WorkerDraining, WorkerLeft, WorkerLost, WorkerRegistered
 from projections.source import Record
 from projections.store.port import KINDS
@@ -75,6 +76,7 @@ from tests.simulation.cluster import MEMORY_BYTES, MOST_PENDING, MOST_SHARES
 from tests.simulation.fit import Fit
 from tests.simulation.holder import FILTERS
 from tests.simulation.kept_limits import KeptLimits
+from tests.simulation.kept_versions import KeptVersions
 from tests.simulation.promises import Promise, Violation
 from tests.simulation.streams import header_of
 
@@ -273,6 +275,7 @@ class History:
         self._retries = Retries()
         self._limits = KeptLimits()
         self._fit = Fit()
+        self._versions = KeptVersions()
 
     def take(self, envelope: Envelope, sequence: int) -> None:
         """Apply one event."""
@@ -298,6 +301,8 @@ class History:
             self._task(event, sequence)
             self._settle(event, sequence)
             self._fits(event, time)
+            self._versions.take(event)
+            self.kinds["versioned"] = self._versions.checked
         elif isinstance(event, ContainerEvent):
             self._container(event)
         elif isinstance(event, ScheduleEvent):
@@ -306,12 +311,15 @@ class History:
             self._limits.change(event)
         elif isinstance(event, QueuePaused):
             self._paused.add(event.queue_id)
-        elif isinstance(event, QueueResumed | QueueDeleted):
-            self._paused.discard(event.queue_id)
+        elif isinstance(event, QueueResumed | QueueDeleted | QueueRouted):
+            self._queue(event)
+        elif isinstance(event, VersionEvent):
+            self._versions.changed(event)
         elif isinstance(event, HoldEvent):
             self._hold(event, time)
         elif isinstance(event, WorkerRegistered):
             self._fit.registered(event)
+            self._versions.registered(event)
         elif isinstance(event, WorkerDraining | WorkerLeft):
             self._fit.stops(event.worker_id)
         elif isinstance(event, InboxRecorded):
@@ -320,6 +328,12 @@ class History:
             self.refused[event.domain].append((event.sequence, event.index))
         else:
             self._other(event, envelope)
+
+    def _queue(self, event: QueueResumed | QueueDeleted | QueueRouted) -> None:
+        if not isinstance(event, QueueRouted):
+            self._paused.discard(event.queue_id)
+        if not isinstance(event, QueueResumed):
+            self._versions.routed(event)
 
     def _hold(self, event: HoldEvent, time: float) -> None:
         if isinstance(event, HoldPlaced):

@@ -59,7 +59,7 @@ from tests.simulation.disk import Disk
 from tests.simulation.faults import Dice, Plan
 from tests.simulation.holder import Holder
 from tests.simulation.loop import PROCESS, Process, SeededLoop
-from tests.simulation.operator import Limiter, Operator
+from tests.simulation.operator import Limiter, Operator, Releaser
 from tests.simulation.promises import Promise, Violation
 from tests.simulation.watch import Machine, Watch
 
@@ -295,6 +295,8 @@ class Sim:
             users["holder0"] = self._act(Holder)
         if plan.has_limits:
             users["limiter0"] = self._act(Limiter)
+        if plan.has_versions:
+            users["releaser0"] = self._act(Releaser)
         users["scheduleuser0"] = self._act(actors.ScheduleUser)
         for number in range(plan.containers):
             users[f"containeruser{number}"] = self._act(actors.ContainerUser)

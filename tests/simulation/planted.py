@@ -30,13 +30,13 @@ from coordinator.engine.waiting_claims import SchedulingWorker
 from coordinator.journal.stream import NatsJournal
 from coordinator.leadership.lease import Lease
 from coordinator.node.node_agent import NodeAgent
-from coordinator.placement import sources
+from coordinator.placement import matching, sources
 from coordinator.placement.sources import Sources
 from events.after import AfterOn
 from events.container import ContainerStatus
 from events.resources import Resources
 from events.task import TaskAttemptFailed, TaskStatus
-from projections import container, worker_filters, world
+from projections import container, version, worker_filters, world
 from projections import task as projected
 from projections.considered import Considered
 from projections.hold import OnHold
@@ -52,6 +52,7 @@ if TYPE_CHECKING:
     from coordinator.journal.slots import Draft
     from events.after import After
     from events.base import Envelope, Position
+    from events.queue import Route
     from events.task import TaskSubmitted
     from projections.stamp import Stamp
     from projections.store.port import Batch
@@ -353,6 +354,40 @@ def preference_ignored() -> Iterator[None]:
 
 
 @contextmanager
+def pin_forgotten() -> Iterator[None]:
+    """A task that has begun goes on at any version of workers, as if it had not."""
+    with mock.patch.object(version.Builds, "pinned_to", return_value=""):
+        yield
+
+
+@contextmanager
+def share_of_the_others() -> Iterator[None]:
+    """The ramping version gets as many tasks as it should, and not those that it should."""
+
+    def begins_on(route: Route, task_id: str) -> str:
+        return route.ramping if version.place_of(task_id) >= 100.0 - route.percent else route.current
+
+    with mock.patch.object(version, "begins_on", begins_on):
+        yield
+
+
+@contextmanager
+def retired_is_served() -> Iterator[None]:
+    """Workers of a retired version get tasks as before."""
+    original = matching._capacity
+
+    def capacity(world: World, *given: Any) -> Any:
+        versions, world.versions = world.versions, {}
+        try:
+            return original(world, *given)
+        finally:
+            world.versions = versions
+
+    with mock.patch.object(matching, "_capacity", capacity):
+        yield
+
+
+@contextmanager
 def delay_forgotten() -> Iterator[None]:
     """The fold makes a delayed task ready at once."""
     original = projected.submitted_as
@@ -540,6 +575,9 @@ PLANTED: dict[str, Callable[[], AbstractContextManager[None]]] = {
         filter_of_the_first,
         named_amounts_free,
         preference_ignored,
+        pin_forgotten,
+        share_of_the_others,
+        retired_is_served,
     )
 }
 """Every bug by its name."""
@@ -563,10 +601,13 @@ FOUND_FROM = {
     "old_reign_believed": 988,
     "older_epoch_obeyed": 249,
     "pause_ignored": 10,
+    "pin_forgotten": 4,
     "position_outside_transaction": 16,
     "preference_ignored": 6,
     "reason_forgotten": 9,
     "repeat_re_decided": 25,
+    "retired_is_served": 9,
+    "share_of_the_others": 9,
     "shares_forgotten": 4,
     "spared_forgotten": 75,
     "starts_forgotten": 14,
