@@ -75,11 +75,7 @@ def key_in(ordering: str) -> Callable[[Task], Key]:
 
 
 class ShapeKey(msgspec.Struct, frozen=True, gc=False):
-    """
-    What decides which workers may run a task, and whether one may start now.
-
-    Only workers with the build id `goes_to` may, '' for those without one; any if it is None.
-    """
+    """What decides which workers may run a task, but for their build, and whether one may start now."""
 
     task_name: str
     task_type: str
@@ -87,12 +83,11 @@ class ShapeKey(msgspec.Struct, frozen=True, gc=False):
     worker_filter: str = ""
     preference: str = ""
     keys: tuple[str, ...] = ()
-    goes_to: str | None = None
 
 
-def shape_of(task: Task, keys: tuple[str, ...], goes_to: str | None = None) -> ShapeKey:
-    """Return the shape of a task that has these keys by the limits, and goes to workers of this build."""
-    return ShapeKey(task.task_name, task.task_type, task.resources, task.worker_filter, task.preference, keys, goes_to)
+def shape_of(task: Task, keys: tuple[str, ...]) -> ShapeKey:
+    """Return the shape of a task that has these keys by the limits."""
+    return ShapeKey(task.task_name, task.task_type, task.resources, task.worker_filter, task.preference, keys)
 
 
 class _Order:

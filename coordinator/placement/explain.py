@@ -338,9 +338,8 @@ def _of_workers(world: World, task: Task, fits: dict[str, dict[str, str]]) -> It
 
 def _without_workers(world: World, task: Task, goes_to: str) -> Reason:
     """Say that no worker is heard of the version that the task goes to, and how to get it away from there."""
-    lanes = world.indexes.lanes.of.values()
-    shapes = (shape for group in lanes for shape in group.shapes.values() if shape.key.goes_to == goes_to)
-    waiting = sum(len(shape.members) for shape in shapes)
+    lanes = world.indexes.lanes.of.items()
+    waiting = sum(group.count for lane, group in lanes if lane.goes_to == goes_to)
     queue = task.queue or DEFAULT
     if task.build_id and world.indexes.builds.pinned_to(task.build_id):
         moved = "where it began" if task.build_id == goes_to else f"where tasks of version {task.build_id} were moved"

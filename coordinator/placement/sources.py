@@ -217,7 +217,7 @@ class Sources:
             only=only,
             build_id=build_id,
         )
-        queues = self._grouped(lanes, wanted.queues, is_live=not strategy and not wanted.task_ids)
+        queues = self._grouped(lanes, wanted.queues, allowed, is_live=not strategy and not wanted.task_ids)
         if only:
             queues = _sticking(queues, only)
         if wanted.task_ids:
@@ -228,11 +228,12 @@ class Sources:
         return _Shared(made, self._usage)
 
     def _grouped(
-        self, lanes: Sequence[Lanes], wanted: tuple[str, ...], *, is_live: bool
+        self, lanes: Sequence[Lanes], wanted: tuple[str, ...], allowed: Allowed, *, is_live: bool
     ) -> dict[str, dict[LaneName, list[ReadyTasks]]]:
         """
         Return the groups of ready tasks by queue and lane, without those of queues that are paused or not wanted.
 
+        Nor are there those that go to other builds; the others are in the lanes of their keys.
         A claim that follows the live policies gets nothing of those for which a custom policy chooses, either.
         """
         others = self._chosen_for if is_live else frozenset[str]()
@@ -241,6 +242,10 @@ class Sources:
         for lane, group in chain.from_iterable(one.of.items() for one in lanes):
             if lane.queue in others or (wanted and (lane.queue or DEFAULT) not in wanted):
                 continue
+            if lane.goes_to is not None:
+                if not allowed.has_build(lane.goes_to):
+                    continue
+                lane = lane._replace(goes_to=None)  # noqa: PLW2901  # whatever build, it is the same share
             queue = defined.get(lane.queue or DEFAULT)
             if queue is None or queue.paused_at is None:
                 queues.setdefault(lane.queue, {}).setdefault(lane, []).append(group)
@@ -548,7 +553,7 @@ class Line:
         allowed, key = self._allowed, shape.key
         if not shape.members or shape.is_shut or (key.keys and not allowed.limits.allows(key.keys)):
             return
-        if (key.goes_to is None or allowed.has_build(key.goes_to)) and allowed.may_run(key):
+        if allowed.may_run(key):
             self._opened += 1
             tasks = shape.ordered(self._ordering)
             if not allowed.prefers(key):  # the first ones tell for the others: they have waited longest, or are urgent

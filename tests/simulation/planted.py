@@ -417,8 +417,8 @@ def pause_ignored() -> Iterator[None]:
     """Claims that name no queue get tasks of paused ones, too."""
     original = Sources._grouped
 
-    def grouped(self: Sources, lanes: Any, wanted: tuple[str, ...], *, is_live: bool) -> Any:
-        queues = original(self, lanes, wanted, is_live=is_live)
+    def grouped(self: Sources, lanes: Any, wanted: tuple[str, ...], allowed: Any, *, is_live: bool) -> Any:
+        queues = original(self, lanes, wanted, allowed, is_live=is_live)
         if not wanted:
             for lane, group in ((lane, group) for one in lanes for lane, group in one.of.items()):
                 queues.setdefault(lane.queue, {}).setdefault(lane, [group])

@@ -302,17 +302,21 @@ def _wanted(world: World, pin: str, queue: str, task_id: str) -> str | None:
     return None if known is None or known.route is None else begins_on(known.route, task_id)
 
 
-def test_a_ramp_over_many_shapes_costs_a_claim_little() -> None:
-    """100,000 pending in 1,000 shapes, half of them on another version: a claim takes at most twice that of one."""
+@pytest.mark.parametrize("route", [
+    Route(current="b0", ramping="b1", percent=50.0),
+    Route(current="gone", ramping="b1", percent=1.0),
+])  # fmt: skip
+def test_versions_of_many_shapes_cost_a_claim_little(route: Route) -> None:
+    """100,000 pending in 1,000 shapes: a claim takes at most twice that of one, also if hardly one may run here."""
 
     def cost_s(shapes: int) -> float:
         scribe = write(*(worker(one, build_id=f"b{number}") for number, one in enumerate("vw")))
-        scribe.commit(routed("b0", ramping="b1", percent=50.0))
+        scribe.commit(QueueRouted(queue_id=DEFAULT, route=route))
         for start in range(0, 100_000, 10_000):
             some = (submitted(f"t{n}", task_type=f"x{n % shapes}") for n in range(start, start + 10_000))
             scribe.commit_each(map(Said, some), at=scribe.world.time + 1.0)
         claims = [waiting("v", "v", 1, "fifo"), waiting("w", "w", 1, "fifo")]
-        assert len(list(schedule(scribe.world, claims, {}, most=2))) == 2
+        assert {event.worker_id for event in schedule(scribe.world, claims, {}, most=2)} >= {"w"}
         best = float("inf")
         for _ in range(20):
             began = time.perf_counter()

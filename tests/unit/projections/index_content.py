@@ -157,14 +157,14 @@ def content_from(world: World) -> dict[str, Any]:
 
     def lane_of(task: Task) -> LaneName:
         share = shared.get(task.queue)
-        return LaneName(task.queue, "" if share is None else key_of(task, share))
+        return LaneName(task.queue, "" if share is None else key_of(task, share), goes_to(world, task))
 
     def accounts_of(task: Task) -> list[str]:
         key = [name_in(task.queue, key_of(task, shared[task.queue]))] if task.queue in shared else []
         return [name_in(task.queue), *key]
 
     def shape_of(task: Task) -> ShapeKey:
-        return shape_with(task, keys_of(task, world.limits), goes_to(world, task))
+        return shape_with(task, keys_of(task, world.limits))
 
     def is_open(shape: ShapeKey) -> bool:
         return all(room(world, key) > 0 for key in shape.keys)

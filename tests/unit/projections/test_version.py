@@ -12,6 +12,7 @@ from events.base import version_of
 from events.errors import Corrupt
 from events.queue import DEFAULT, QueueDefined, QueueRouted, Route
 from events.version import VersionReinstated, VersionRetired
+from projections.lanes import USUAL
 from projections.task import content_of
 from projections.version import Builds, Version, begins_on, place_of
 from projections.world import World
@@ -119,9 +120,9 @@ def test_a_task_that_is_not_pinned_is_another_task() -> None:
 
 
 def test_without_a_word_of_versions_nothing_is_kept() -> None:
-    """No route, no pin, and no build in a shape."""
+    """No route, no pin, and one lane for all."""
     world = fold(worker(), submitted(), submitted("u", task_type="x"))
     builds = world.indexes.builds
     assert (builds.routes, builds.pinned, dict(builds.retired)) == ({}, {}, {})
-    assert {key.goes_to for key in world.indexes.lanes.usual.shapes} == {None}
+    assert list(world.indexes.lanes.of) == [USUAL]
     assert Builds().of(world.tasks["t"]) is None
