@@ -110,6 +110,8 @@ class TaskSubmitted(TaskEvent, frozen=True, kw_only=True, gc=False, omit_default
     `attributes` are what filters and limits know of its content. With `debounce` a limit lets it wait. Only workers
     that meet `worker_filter` get it. `prefers_worker` is the worker that ran the task that it sticks to, by `prefer`,
     if that had run then. It stays on the version of workers that it begins on, unless `pin_version` is false.
+    `rule` names the rule of the settings that permitted it, if there were any; then only workers that meet
+    `rule_filter`, too, get it.
     """
 
     VERSION = 3
@@ -122,7 +124,7 @@ class TaskSubmitted(TaskEvent, frozen=True, kw_only=True, gc=False, omit_default
         "requeued_from": 3,
         **dict.fromkeys(("after", "waits_for", "not_before", "delay_s", "time_limits", "occurrence", "attributes"), 3),
         **dict.fromkeys(("debounce", "worker_filter", "named_amounts", "prefer", "prefers_worker"), 3),
-        "pin_version": 3,
+        **dict.fromkeys(("pin_version", "rule", "rule_filter"), 3),
     }
 
     task_name: str
@@ -151,6 +153,8 @@ class TaskSubmitted(TaskEvent, frozen=True, kw_only=True, gc=False, omit_default
     prefer: Prefer | None = None
     prefers_worker: str = ""
     pin_version: bool = True
+    rule: str = ""
+    rule_filter: str = ""
 
     @property
     def named_amounts(self) -> dict[str, int]:

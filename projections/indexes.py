@@ -564,7 +564,7 @@ class Indexes:
             counts[name] = counts.get(name, 0) + 1  # `_count`, without a call
         if task.queue:
             _count(self._pending_in, task.queue, 1)
-        if task.worker_filter or task.preference:
+        if task.worker_filter or task.preference or task.rule_filter:
             self._count_filters(task, 1)
         if task.build_id:
             _count(self.builds.pinned, task.build_id, 1)
@@ -574,8 +574,9 @@ class Indexes:
 
     def _count_filters(self, task: Task, by: int) -> None:
         """Count what a pending task asks of its worker, or prefers."""
-        if task.worker_filter:
-            _count(self.worker_filters, task.worker_filter, by)
+        for one in (task.worker_filter, task.rule_filter):
+            if one:
+                _count(self.worker_filters, one, by)
         if task.preference:
             _count(self.worker_filters if task.sticks_to is None else self.stuck_to, task.preference, by)
 
@@ -655,7 +656,7 @@ class Indexes:
         _count(self.pending_by_source, task.source, -1)
         if task.queue:
             _count(self._pending_in, task.queue, -1)
-        if task.worker_filter or task.preference:
+        if task.worker_filter or task.preference or task.rule_filter:
             self._count_filters(task, -1)
         if task.build_id:
             _count(self.builds.pinned, task.build_id, -1)

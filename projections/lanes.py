@@ -66,7 +66,9 @@ class Lanes:
                 if key.keys:
                     keyed.shape_made(shape)
             return shape
-        is_usual = task.resources is NONE and not (task.task_type or task.worker_filter or task.preference)
+        is_usual = task.resources is NONE and not (
+            task.task_type or task.worker_filter or task.preference or task.rule_filter
+        )
         shape = self._shapes.get(task.task_name) if is_usual else None
         if shape is None:
             shape = self.usual.shape(shape_of(task, ()))

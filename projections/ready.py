@@ -83,11 +83,20 @@ class ShapeKey(msgspec.Struct, frozen=True, gc=False):
     worker_filter: str = ""
     preference: str = ""
     keys: tuple[str, ...] = ()
+    rule_filter: str = ""
 
 
 def shape_of(task: Task, keys: tuple[str, ...]) -> ShapeKey:
     """Return the shape of a task that has these keys by the limits."""
-    return ShapeKey(task.task_name, task.task_type, task.resources, task.worker_filter, task.preference, keys)
+    return ShapeKey(
+        task.task_name,
+        task.task_type,
+        task.resources,
+        task.worker_filter,
+        task.preference,
+        keys,
+        task.rule_filter,
+    )
 
 
 class _Order:

@@ -95,6 +95,7 @@ class Task(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults=Tr
     the running attempt got besides `timeout_s`, `exceeded` the limit that ended the task or its last attempt, '' for
     `timeout_s`. `preference` is the filter over workers that follows from `prefer`, '' for none. `build_id` is the
     version of workers that it is pinned to because it began there, '' for none; with `pin_version` false it never is.
+    `rule` is the rule of the settings that permitted its submit, `rule_filter` which workers may run it by that.
     """
 
     task_id: str
@@ -156,6 +157,8 @@ class Task(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults=Tr
     preference: str = ""
     build_id: str = ""
     pin_version: bool = True
+    rule: str = ""
+    rule_filter: str = ""
 
     @property
     def sticks_to(self) -> str | None:
@@ -349,6 +352,8 @@ def submitted_as(event: TaskSubmitted, stamp: Stamp) -> Task:
         prefer=event.prefer,
         preference="" if event.prefer is None else intern(event.prefer.filter or of_worker(event.prefers_worker)),
         pin_version=event.pin_version,
+        rule=intern(event.rule) if event.rule else "",
+        rule_filter=intern(event.rule_filter) if event.rule_filter else "",
     )
     if event.not_before is not None or event.debounce is not None:
         first = max(event.not_before or 0.0, 0.0 if event.debounce is None else event.debounce.until)

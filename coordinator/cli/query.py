@@ -132,6 +132,7 @@ _TASK_FACTS = (
     ("attributes", lambda t: ", ".join(f"{name}={shown_scalar(value)}" for name, value in t.attributes.items())),
     ("worker filter", lambda t: t.worker_filter),
     ("goes on at build", lambda t: t.build_id),
+    ("security rule", lambda t: t.rule),
     ("prefers", lambda t: f"{t.preference}, for {t.prefer.for_s:g} s" if t.preference else ""),
     ("tenant", lambda t: t.tenant),
     ("trace", lambda t: t.traceparent),

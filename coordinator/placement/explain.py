@@ -48,19 +48,19 @@ FACTS_SHOWN = 5
 
 _TIERS = list(Tier)
 FITS = "fits"
-_PERMANENT = frozenset({"other_names", "too_small", "labels", "other_version"})
+_PERMANENT = frozenset({"other_names", "too_small", "labels", "other_version", "rule"})
 """What a worker will never do for this task, as it is registered."""
 _STOPPING = frozenset({"draining", "container", "retired"})
 
 
-def plan(world: World, signs: Signs, command: SubmitTask, rules: Rules, heard_now: float) -> Explanation:
+def plan(world: World, signs: Signs, command: SubmitTask, context: DecisionContext, heard_now: float) -> Explanation:
     """
-    Tell what `explain` would say of a task right after its submit, without submitting it.
+    Tell what `explain` would say of a task right after its submit by who asks, without submitting it.
 
     Raises:
         Refused: its submit would be refused. NotFound: a task that it names does not exist.
     """
-    return explain(world, signs, planned(world, command, DecisionContext(world.indexes.now, rules)), rules, heard_now)
+    return explain(world, signs, planned(world, command, context), context.rules, heard_now)
 
 
 def explain(world: World, signs: Signs, task: Task, rules: Rules, heard_now: float) -> Explanation:
@@ -157,6 +157,8 @@ def _against(
         yield "other_names", f"handles {', '.join(worker.handles[:5])}"
     if task.worker_filter and not condition(task.worker_filter)(facts := facts_of(worker, world.containers)):
         yield "labels", f"has {_facts(facts, task.worker_filter)}; asked is {task.worker_filter}"
+    if task.rule_filter and not condition(task.rule_filter)(facts := facts_of(worker, world.containers)):
+        yield "rule", f"has {_facts(facts, task.rule_filter)}; security rule {task.rule} asks for {task.rule_filter}"
     if waits_s and not condition(task.preference)(facts_of(worker, world.containers)):
         yield "preferred", f"it waits {waits_s:.1f} s more for another worker"
     goes_to = indexes.builds.of(task)
@@ -382,6 +384,16 @@ def _never(world: World, task: Task, fits: dict[str, dict[str, str]]) -> Reason:
             tier=Tier.NEVER,
             text=f"none of {len(named)} workers that handle {task.task_name!r} meets its filter {task.worker_filter}",
             change="start a worker with such labels, or submit it with another worker_filter",
+        )
+    alike = [worker_id for worker_id in alike if "rule" not in fits[worker_id]]
+    if not alike:
+        return Reason(
+            code="not_permitted",
+            tier=Tier.NEVER,
+            text=f"security rule {task.rule} lets it run only where {task.rule_filter}, and no worker that may run "
+            f"{task.task_name!r} is there",
+            blockers=[Blocker(kind="rule", id=task.rule)],
+            change="start a worker in such an agent, or change security.tasks and submit it again",
         )
     needs = amounts(task.resources)
     return Reason(

@@ -62,10 +62,12 @@ class Allowed(NamedTuple):
     build_id: str = ""
 
     def may_run(self, asked: ShapeKey | Task) -> bool:
-        """Return whether the workers meet the filter of a task or a shape, and one may have room for it."""
+        """Return whether the workers meet the filters of a task or a shape, and one may have room for it."""
         if self.only and asked.preference != self.only:
             return False
         if asked.worker_filter and self.filters is not None and asked.worker_filter not in self.filters:
+            return False
+        if asked.rule_filter and self.filters is not None and asked.rule_filter not in self.filters:
             return False
         if asked.resources is NONE:
             return True

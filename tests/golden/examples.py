@@ -371,6 +371,9 @@ EXAMPLES: dict[str, Event] = {
         prefers_worker="wrk_1",
     ),
     "task.submitted.v3.60": TaskSubmitted(task_id="task_1", task_name="summarize", pin_version=False),
+    "task.submitted.v3.61": TaskSubmitted(
+        task_id="task_1", task_name="summarize", rule="reports", rule_filter='agent_type in ["summarizer"]'
+    ),
     "task.started.v1": TaskStarted(
         task_id="task_1", worker_id="wrk_1", claim_id="claim_1", attempt=2, lease="claim_1.2"
     ),

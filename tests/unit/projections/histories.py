@@ -215,6 +215,8 @@ class Historian:
             attributes=self.random.choice(_ATTRIBUTES),
             debounce=self.random.choice((None, None, None, Debounce(since=1.0, until=self.world.time + 7.0))),
             pin_version=self._tasks_made % 4 != 2,
+            rule="r" if self._tasks_made % 3 else "",
+            rule_filter=("", 'agent_type in ["x"]', "")[self._tasks_made % 3],
         )
 
     def unblock_task(self) -> Event | None:

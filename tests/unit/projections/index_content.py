@@ -223,7 +223,7 @@ def content_from(world: World) -> dict[str, Any]:
         "tasks": {status: {task.task_id for task in tasks if task.status is status} for status in TaskStatus},
         "pending by": (dict(Counter(t.tenant for t in pending)), dict(Counter(t.source for t in pending))),
         "worker filters": dict(
-            Counter(one for task in pending for one in (task.worker_filter, task.preference) if one)
+            Counter(one for task in pending for one in (task.worker_filter, task.rule_filter, task.preference) if one)
         ),
         "pinned": dict(Counter(task.build_id for task in pending if task.build_id)),
         "payload bytes": (
