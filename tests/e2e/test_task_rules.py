@@ -7,7 +7,7 @@ import json
 import subprocess
 import sys
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -88,7 +88,7 @@ async def test_tasks_are_submitted_and_run_by_those_who_may(tmp_path: Path, monk
         assert [(one.code, one.blockers[0].id) for one in found.reasons] == [("not_permitted", "secret")]
         with pytest.raises(Forbidden, match="rule secret lets task 'mine' run only where agent_type in"):
             await execution.execute(CompleteTask(task_id="mine"))
-        environment = {"COORDINATOR_HANDLERS": str(tmp_path / "secret_handlers.py")}
+        environment: dict[str, Any] = {"COORDINATOR_HANDLERS": str(tmp_path / "secret_handlers.py")}
         await execution.execute(
             CreateContainer(container_id="c1", agent_id="a1", agent_type="task_agent", environment=environment)
         )

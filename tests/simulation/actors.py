@@ -68,6 +68,7 @@ from tests.simulation.broker import LATE_S
 from tests.simulation.fit import LABELS, LICENCES, filter_of, needs_of, prefer_of
 from tests.simulation.kept_versions import BUILDS
 from tests.simulation.promises import Promise
+from tests.simulation.task_rules import SECRET
 
 if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager
@@ -232,6 +233,8 @@ class Submitter(Actor):
             first = await self._until_known(command)
         except NotFound:
             return  # what it was to wait for ended too long ago
+        if self.sim.plan.has_access and number % 5 == 2:
+            await self._submit_secret()
         if number % 8 == 6:
             await self._pause(task_id)
         if number % 9 in (4, 7):
@@ -252,6 +255,17 @@ class Submitter(Actor):
         if self.sim.plan.has_limits and number % 7:
             known["customer"] = number % 3
         return known
+
+    async def _submit_secret(self) -> None:
+        """Submit a task that only one of the clients may submit; nobody runs it, so it is cancelled."""
+        command = SubmitTask(task_id=self.sim.new_id("secret"), task_name=SECRET)
+        if self.name != "client0":
+            await self.must_be_refused(command, Forbidden)
+            self.sim.dice.fired["task_forbidden"] += 1
+            return
+        await self.until_admitted(command)
+        with suppress(Refused, NotFound):  # a worker got it, and it has ended
+            await self._cancel(command.task_id)
 
     async def _pause(self, task_id: str) -> None:
         """Pause a task that waits, as an operator does; whoever waits for its end resumes it."""

@@ -33,7 +33,7 @@ from events.container import (
     ContainerStopped,
     ContainerStopping,
 )
-from events.coordinator import CoordinatorCommandRefused, CoordinatorMassSilenceNoticed, Watched
+from events.coordinator import CoordinatorCommandRefused, CoordinatorMassSilenceNoticed, CoordinatorStarted, Watched
 from events.hold import HoldEvent, HoldExpired, HoldPlaced
 from events.inbox import InboxRecorded, InboxRefused
 from events.limit import LimitEvent
@@ -79,6 +79,7 @@ from tests.simulation.kept_limits import KeptLimits
 from tests.simulation.kept_versions import KeptVersions
 from tests.simulation.promises import Promise, Violation
 from tests.simulation.streams import header_of
+from tests.simulation.task_rules import is_permitted
 
 if TYPE_CHECKING:
     from events.base import Envelope
@@ -216,6 +217,8 @@ class Slots:
                 self._check(event, is_right=event.slot == self._next)
                 self._queued.append(event.slot)
                 self._goes_on(event, event.slot, event.next_slot)
+            case ScheduleSkipped(reason="forbidden") if event.slot in self._queued:
+                self._check(event, is_right=event.slot == event.through == self._queued.pop(0))
             case ScheduleSkipped():
                 self._check(event, is_right=event.slot == self._next and event.through >= event.slot)
                 self._goes_on(event, event.through, event.next_slot)
@@ -276,6 +279,7 @@ class History:
         self._limits = KeptLimits()
         self._fit = Fit()
         self._versions = KeptVersions()
+        self._leader = ""
 
     def take(self, envelope: Envelope, sequence: int) -> None:
         """Apply one event."""
@@ -351,6 +355,9 @@ class History:
                 if time - ended_at <= self.sim.plan.hard_s:
                     _broken(Promise.ONE_END, f"{task_id} was submitted again {time - ended_at:.1f} s after its end")
                 self.tasks[task_id] = []
+            user = actor if event.occurrence is None else event.occurrence.source
+            if self.sim.plan.has_access and not (event.rule and is_permitted(event.task_name, user, self._leader)):
+                _broken(Promise.FORBIDDEN, f"{event} was accepted of {user} while {self._leader} led")
             waiting = self._pending[actor]
             if self.sim.plan.has_access and actor == "client0" and len(waiting) >= MOST_PENDING:
                 _broken(Promise.QUOTA, f"{actor} has {MOST_PENDING} waiting tasks and submitted {task_id}")
@@ -514,6 +521,8 @@ class History:
             self._shares.pop(event.request_id, None)
             if self._owners.pop(event.request_id) != envelope.actor:
                 _broken(Promise.FORBIDDEN, f"{envelope.actor} released {event.request_id}, which is another's")
+        elif isinstance(event, CoordinatorStarted):
+            self._leader = event.instance
         elif isinstance(event, CoordinatorMassSilenceNoticed):
             self._noticed[event.kind] = seconds_of(envelope.time)
         if isinstance(event, WorkerLost):

@@ -61,6 +61,7 @@ from tests.simulation.holder import Holder
 from tests.simulation.loop import PROCESS, Process, SeededLoop
 from tests.simulation.operator import Limiter, Operator, Releaser
 from tests.simulation.promises import Promise, Violation
+from tests.simulation.task_rules import rules_of
 from tests.simulation.watch import Machine, Watch
 
 if TYPE_CHECKING:
@@ -356,7 +357,7 @@ class Sim:
             version="sim",
             namespace=NAMESPACE,
             replicas=3 if plan.replicated else 1,
-            rules=self.rules,
+            rules=msgspec.structs.replace(self.rules, task_rules=rules_of(process.name) if plan.has_access else ()),
             limits=self._limits,
             access=ACCESS if plan.has_access else None,
             inbox=InboxLimits(discover_s=2.0, kept_s=1.0),

@@ -35,7 +35,7 @@ ENDS_REIGNS = (
 
 OUTCOMES = (
     "stale_refused", "cancelled", "repeated", "repeated_after_eviction", "withdrawn", "forbidden", "over_quota",
-    "memory_full", "switched_off", "snapshot_used", "paused", "resumed", "requeued",
+    "memory_full", "switched_off", "snapshot_used", "paused", "resumed", "requeued", "task_forbidden",
 )  # fmt: skip
 """Effects that users see, counted with the faults."""
 EVENTS = (

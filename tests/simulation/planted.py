@@ -16,12 +16,13 @@ import msgspec
 
 from coordinator.client.client import Client
 from coordinator.commands.task import SubmitTask
-from coordinator.deciders import cancel_ladder, dependencies, supervision
+from coordinator.deciders import cancel_ladder, dependencies, supervision, task_rules
 from coordinator.deciders import hold as holds
 from coordinator.deciders import schedule as schedules
 from coordinator.deciders import task as decide
 from coordinator.deciders.deadlines import Deadlines
 from coordinator.deciders.retries import backoff_s
+from coordinator.deciders.rules import DecisionContext, Rules
 from coordinator.deciders.signs import Signs
 from coordinator.engine.engine import Engine
 from coordinator.engine.inboxes import InboxTurns
@@ -388,6 +389,32 @@ def retired_is_served() -> Iterator[None]:
 
 
 @contextmanager
+def rules_of_schedules_unread() -> Iterator[None]:
+    """What a schedule submits is not checked against the rules of now."""
+    original = schedules._submitted
+
+    def submitted(world: World, schedule: Any, slot: int, context: DecisionContext) -> TaskSubmitted | None:
+        event = original(world, schedule, slot, DecisionContext(context.now, Rules()))
+        return None if event is None else msgspec.structs.replace(event, rule="none")
+
+    with mock.patch.object(schedules, "_submitted", submitted):
+        yield
+
+
+@contextmanager
+def any_rule_permits_all() -> Iterator[None]:
+    """A submit is permitted if a rule names its user, whatever task the rule is for."""
+
+    def permitted(event: TaskSubmitted, user: str, tenant: str, rules: Any) -> TaskSubmitted:
+        others = tuple(msgspec.structs.replace(one, task_names=("*",)) for one in rules)
+        return original(event, user, tenant, others)
+
+    original = task_rules.permitted
+    with mock.patch.object(decide, "permitted", permitted):
+        yield
+
+
+@contextmanager
 def delay_forgotten() -> Iterator[None]:
     """The fold makes a delayed task ready at once."""
     original = projected.submitted_as
@@ -578,6 +605,8 @@ PLANTED: dict[str, Callable[[], AbstractContextManager[None]]] = {
         pin_forgotten,
         share_of_the_others,
         retired_is_served,
+        rules_of_schedules_unread,
+        any_rule_permits_all,
     )
 }
 """Every bug by its name."""
@@ -607,6 +636,7 @@ FOUND_FROM = {
     "reason_forgotten": 9,
     "repeat_re_decided": 25,
     "retired_is_served": 9,
+    "rules_of_schedules_unread": 1,
     "share_of_the_others": 9,
     "shares_forgotten": 4,
     "spared_forgotten": 75,
