@@ -30,8 +30,8 @@ from coordinator.deciders.queue import check_queue
 from coordinator.deciders.rules import Decider, Teller, check_churn, standing
 from coordinator.deciders.slots import check_timing, newest_first, next_after
 from coordinator.deciders.submission import submission
+from coordinator.deciders.submit_rules import permitted
 from coordinator.deciders.task import check_new_payload, check_room
-from coordinator.deciders.task_rules import permitted
 from events.errors import CoordinationError, Forbidden, Refused
 from events.ids import checked
 from events.schedule import (

@@ -30,7 +30,7 @@ from coordinator.deciders.queue import check_queue
 from coordinator.deciders.retries import backoff_s, is_final
 from coordinator.deciders.rules import Decider, Teller, not_found
 from coordinator.deciders.submission import check_payload, same_content, same_key, same_task, submission
-from coordinator.deciders.task_rules import permitted
+from coordinator.deciders.submit_rules import permitted
 from coordinator.deciders.time_limits import LEAST_S, MOST_S, timed_out
 from events.base import START
 from events.errors import Forbidden, Refused, StaleLease, Unavailable

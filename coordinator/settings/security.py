@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Self
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
-from coordinator.deciders.task_rules import worker_filter_of
+from coordinator.deciders.submit_rules import worker_filter_of
 from coordinator.settings.fields import ENTRIES_MOST, Section, apart, plain, wrong
 from events.errors import Refused
 from events.ids import checked

@@ -16,7 +16,7 @@ import msgspec
 
 from coordinator.client.client import Client
 from coordinator.commands.task import SubmitTask
-from coordinator.deciders import cancel_ladder, dependencies, supervision, task_rules
+from coordinator.deciders import cancel_ladder, dependencies, submit_rules, supervision
 from coordinator.deciders import hold as holds
 from coordinator.deciders import schedule as schedules
 from coordinator.deciders import task as decide
@@ -409,7 +409,7 @@ def any_rule_permits_all() -> Iterator[None]:
         others = tuple(msgspec.structs.replace(one, task_names=("*",)) for one in rules)
         return original(event, user, tenant, others)
 
-    original = task_rules.permitted
+    original = submit_rules.permitted
     with mock.patch.object(decide, "permitted", permitted):
         yield
 

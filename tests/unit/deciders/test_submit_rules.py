@@ -11,7 +11,7 @@ from coordinator.commands.task import CompleteTask, FailTask
 from coordinator.deciders.due import due
 from coordinator.deciders.rules import DecisionContext, Rules, TaskRule
 from coordinator.deciders.signs import Signs
-from coordinator.deciders.task_rules import permitted, worker_filter_of
+from coordinator.deciders.submit_rules import permitted, worker_filter_of
 from events.base import version_of
 from events.errors import Forbidden
 from events.limit import LimitDefined, Terms, WhenBusy
