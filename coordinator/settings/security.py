@@ -176,7 +176,15 @@ class TaskRuleSettings(Section):
         """Return it as decisions use it."""
         from coordinator.deciders.rules import TaskRule
 
-        return TaskRule(name=name, **dict(self))
+        return TaskRule(
+            name=name,
+            users=self.users,
+            tenants=self.tenants,
+            task_names=self.task_names,
+            queues=self.queues,
+            agent_types=self.agent_types,
+            nodes=self.nodes,
+        )
 
 
 class SecuritySettings(Section):
