@@ -600,6 +600,10 @@ class Indexes:
         if task.preference != before.preference:
             self._count_filters(before, -1)
             self._count_filters(task, 1)
+        if task.build_id != before.build_id:
+            for build_id, by in ((before.build_id, -1), (task.build_id, 1)):
+                if build_id:
+                    _count(self.builds.pinned, build_id, by)
         if task.payload is not before.payload:
             self._count_large(before, -1)
             self._count_large(task, 1)

@@ -94,7 +94,7 @@ class Task(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults=Tr
     `waiting_for` has the tasks that it waits for; in an answer, those of them that have not ended. `extended_s` is what
     the running attempt got besides `timeout_s`, `exceeded` the limit that ended the task or its last attempt, '' for
     `timeout_s`. `preference` is the filter over workers that follows from `prefer`, '' for none. `build_id` is the
-    version of workers that it is pinned to because it began there, '' for none; with `pin_version` false it never is.
+    version of workers that it is pinned to because it began, or was resumed, there; '' for none.
     `rule` is the rule of the settings that permitted its submit, `rule_filter` which workers may run it by that.
     """
 
@@ -485,6 +485,7 @@ def _resumed(task: Task, event: TaskResumed, stamp: Stamp) -> Task:
         payload=task.payload if event.payload is None else event.payload,
         more_retries=task.more_retries + event.more_retries,
         resumes=task.resumes + 1,
+        build_id=task.build_id if event.move_to is None else intern(event.move_to),
     )
 
 

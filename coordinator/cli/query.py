@@ -416,6 +416,7 @@ def task_pause(ctx: click.Context, task_id: str, reason: str, url: str | None) -
 @click.argument("task_id")
 @click.option("--payload", help="JSON passed to the handler instead of its own.")
 @click.option("--more-retries", type=click.IntRange(0, 1000), default=0, help="Retries in addition to those it had.")
+@click.option("--move-to", metavar="BUILD", help="Go on at workers of this version; '' for any.")
 @REASON
 @URL
 @click.pass_context
@@ -426,6 +427,7 @@ def task_resume(ctx: click.Context, /, task_id: str, url: str | None, **options:
         payload=given_payload(options["payload"]),
         more_retries=options["more_retries"],
         reason=options["reason"],
+        move_to=options["move_to"],
     )
     asking(ctx, url, lambda client: client.execute(command))
 

@@ -81,9 +81,11 @@ def check_route(world: World, route: Route, *, may_wait: bool) -> None:
         check_target(world, "route.ramping", checked(route.ramping, "route.ramping"), may_wait=may_wait)
 
 
-def check_target(world: World, name: str, build_id: str, *, may_wait: bool) -> None:
+def check_target(world: World, name: str, build_id: str, *, may_wait: bool | None = None) -> None:
     """
     Accept a version that gets tasks: it is not retired, and has a worker unless it *may_wait* for one.
+
+    That is None where nobody can say so.
 
     Raises:
         Refused: it is not so.
@@ -95,7 +97,8 @@ def check_target(world: World, name: str, build_id: str, *, may_wait: bool) -> N
     if build_id in builds or may_wait:
         return
     who = f"with the build id {build_id!r}" if build_id else "without a build id"
-    msg = f"{name}: no worker {who} is registered{_meant(build_id, builds)}: start one first, or say `without_workers`"
+    wait = "" if may_wait is None else ", or say `without_workers`"
+    msg = f"{name}: no worker {who} is registered{_meant(build_id, builds)}: start one first{wait}"
     raise Refused(msg, reason="unknown_version")
 
 

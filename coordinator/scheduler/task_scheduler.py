@@ -767,7 +767,15 @@ class TaskScheduler(Facade):
         """
         await self.execute(PauseTask(task_id=text("task_id", task_id), reason=text("reason", reason)))
 
-    async def resume_task(self, task_id: str, reason: str = "", *, payload: Any = None, more_retries: int = 0) -> None:
+    async def resume_task(
+        self,
+        task_id: str,
+        reason: str = "",
+        *,
+        payload: Any = None,
+        more_retries: int = 0,
+        move_to: str | None = None,
+    ) -> None:
         """
         Resume a paused task.
 
@@ -776,6 +784,7 @@ class TaskScheduler(Facade):
             reason: why, kept in the journal.
             payload: any JSON value, or bytes, instead of the payload it had; None keeps that.
             more_retries: how many retries it gets in addition to those it had.
+            move_to: the build id of the workers that it goes on at, wherever it began; '' for any.
 
         Raises:
             Refused: the task is not paused, or an argument is invalid.
@@ -787,6 +796,7 @@ class TaskScheduler(Facade):
                 reason=text("reason", reason),
                 payload=payload_of(payload),
                 more_retries=whole("more_retries", more_retries),
+                move_to=None if move_to is None else text("move_to", move_to),
             )
         )
 

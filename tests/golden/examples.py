@@ -506,6 +506,7 @@ EXAMPLES: dict[str, Event] = {
         worker_ended=True,
         usage=_USAGE,
     ),
+    "task.resumed.v1.60": TaskResumed(task_id="task_1", reason="the other build is gone", move_to="b2"),
     "task.resumed.v1": TaskResumed(task_id="task_1", reason="it is open again", payload=_INLINE, more_retries=2),
     "task.timed_out.v2.2": TaskTimedOut(
         task_id="task_1", lease="", ran_for_s=60.75, limit_s=60.5, exceeded="start_within_s"

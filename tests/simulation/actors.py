@@ -325,8 +325,9 @@ class Submitter(Actor):
         try:
             while not (task := await self.look(GetTask(task_id=task_id, wait_s=5.0))).is_ended:
                 if task.is_paused:
-                    with suppress(Refused):  # it was cancelled
-                        await self.ask(ResumeTask(task_id=task_id, more_retries=1, reason="drawn"))
+                    move_to = self.random.choice((None, *BUILDS)) if self.sim.plan.has_versions else None
+                    with suppress(Refused):  # it was cancelled, or has no such worker
+                        await self.ask(ResumeTask(task_id=task_id, more_retries=1, reason="drawn", move_to=move_to))
                         self.sim.dice.fired["resumed"] += 1
         except NotFound:
             return None

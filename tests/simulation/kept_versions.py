@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from events.queue import DEFAULT, QueueRouted
 from events.task import TaskStarted, TaskSubmitted
+from events.task_pause import TaskResumed
 from events.version import VersionRetired
 from tests.simulation.promises import Promise, Violation
 
@@ -59,6 +60,8 @@ class KeptVersions:
         if isinstance(event, TaskSubmitted):
             self._tasks[task_id] = event
             self._began.pop(task_id, None)
+        if isinstance(event, TaskResumed) and event.move_to is not None:
+            self._began[task_id] = event.move_to
         if not isinstance(event, TaskStarted):
             return
         build_id = "" if event.claim_id == DIRECT else self._builds[event.worker_id]

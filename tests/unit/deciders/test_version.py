@@ -7,10 +7,12 @@ from typing import Any
 import pytest
 
 from coordinator.commands.queue import RouteQueue
+from coordinator.commands.task_pause import ResumeTask
 from coordinator.commands.version import ReinstateVersion, RetireVersion
 from coordinator.commands.worker import RegisterWorker
 from coordinator.deciders import version as deciders
 from events.queue import DEFAULT, QueueDefined, QueueRouted, Route
+from events.task_pause import TaskPaused, TaskResumed
 from events.version import VersionReinstated, VersionRetired
 from events.worker import WorkerLeft
 from tests.specification import BEGIN, given
@@ -90,7 +92,7 @@ def test_a_route_of_another_queue_is_its_own() -> None:
     ({"ramping": "b2", "percent": NAN}, "bad_number", "percent"),
     ({"ramping": "b2", "percent": INFINITY}, "bad_number", "percent"),
     ({"current": "olds"}, "unknown_version", "no worker with the build id 'olds' is registered; did you mean 'old'?"),
-    ({"current": ""}, "unknown_version", "route.current: no worker without a build id is registered: start one first"),
+    ({"current": ""}, "unknown_version", "no worker without a build id is registered: start one first, or say"),
     ({"ramping": "mine"}, "unknown_version", "route.ramping: no worker with the build id 'mine' is registered: start"),
     ({"current": "old"}, "bad_version", "route.current 'old' is retired: reinstate it first"),
     ({"ramping": "old", "percent": 5.0}, "bad_version", "route.ramping 'old' is retired"),
@@ -164,3 +166,23 @@ def test_so_many_versions_are_retired(monkeypatch: pytest.MonkeyPatch) -> None:
     full = (*TWO, VersionRetired(build_id="b1"))
     given(*full).when(RetireVersion(build_id="b2")).then_refused("too_many")
     given(*full).when(RetireVersion(build_id="b1", move_to="b2")).then(VersionRetired(build_id="b1", move_to="b2"))
+
+
+def test_one_task_is_moved_when_it_is_resumed() -> None:
+    """To a version that has workers, or to any; also before it began, and if it would not be pinned."""
+    paused = TaskPaused(task_id="t", reason="moved")
+    facts = (*TWO, submitted(), started(build_id="b1"), attempt_failed(), paused)
+
+    def resumed(move_to: str | None, *given_facts: Any) -> Any:
+        decided = given(*given_facts).when(ResumeTask(task_id="t", move_to=move_to))
+        world = decided.then(TaskResumed(task_id="t", move_to=move_to)).world
+        return world.tasks["t"].build_id, world.indexes.builds.of(world.tasks["t"]), world.indexes.builds.pinned
+
+    assert resumed(None, *facts) == ("b1", "b1", {"b1": 1})
+    assert resumed("b2", *facts) == ("b2", "b2", {"b2": 1})
+    assert resumed("", *facts) == ("", None, {})
+    assert resumed("b2", *TWO, submitted(pin_version=False), paused) == ("b2", "b2", {"b2": 1})
+    given(*facts).when(ResumeTask(task_id="t", move_to="b9")).then_refused("unknown_version", "start one first")
+    given(*facts).when(ResumeTask(task_id="t", move_to="b 2")).then_refused("bad_id")
+    retired = (*facts, VersionRetired(build_id="b2"))
+    given(*retired).when(ResumeTask(task_id="t", move_to="b2")).then_refused("bad_version", "is retired")

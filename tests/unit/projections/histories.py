@@ -289,7 +289,12 @@ class Historian:
         if not task.is_paused:
             return TaskPaused(task_id=task.task_id, reason="r")
         payload = self.random.choice((None, *_PAYLOADS))
-        return TaskResumed(task_id=task.task_id, payload=payload, more_retries=self.random.randint(0, 2))
+        return TaskResumed(
+            task_id=task.task_id,
+            payload=payload,
+            more_retries=self.random.randint(0, 2),
+            move_to=self.random.choice((None, None, "", "b2")),
+        )
 
     def cancel_task(self) -> Event | None:
         task = self._some_task(TaskStatus.PENDING, TaskStatus.RUNNING)
