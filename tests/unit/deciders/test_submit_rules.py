@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from fnmatch import fnmatchcase
 from typing import Any
 
 import pytest
+from hypothesis import given as for_all
+from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from coordinator.commands.schedule import BackfillSchedule, DefineSchedule
 from coordinator.commands.task import CompleteTask, FailTask
@@ -135,6 +139,34 @@ def test_who_may_run_it_is_not_passed_over(report: Any) -> None:
     given(*facts).when(report).then_refused("forbidden", "rule pay lets task 't' run only where", code="forbidden")
     unbound = given(worker(), submitted(rule="work")).when(CompleteTask(task_id="t"))
     assert len(unbound.events) == 2
+
+
+_PATTERNS = st.lists(st.text("ab*", min_size=1, max_size=4), min_size=1, max_size=3).map(tuple)
+_RULES = st.lists(
+    st.builds(TaskRule, name=st.just("r"), users=_PATTERNS, tenants=_PATTERNS, task_names=_PATTERNS, queues=_PATTERNS),
+    min_size=1,
+    max_size=4,
+)
+_TEXT = st.text("ab", min_size=1, max_size=3)
+
+
+@for_all(_RULES, _TEXT, _TEXT, _TEXT, _TEXT)
+def test_any_submit_is_judged_by_the_first_rule_that_shells_would_match(
+    some: list[TaskRule], user: str, tenant: str, name: str, queue: str
+) -> None:
+    """The patterns mean what they mean to a shell."""
+    named = tuple(replace(rule, name=f"rule{number}") for number, rule in enumerate(some))
+    asked = {"users": user, "tenants": tenant, "task_names": name, "queues": queue}
+
+    def is_met(rule: TaskRule) -> bool:
+        return all(any(fnmatchcase(value, one) for one in getattr(rule, field)) for field, value in asked.items())
+
+    first = next((rule.name for rule in named if is_met(rule)), None)
+    try:
+        found = permitted(submitted(task_name=name, queue=queue), user, tenant, named).rule
+    except Forbidden:
+        found = None
+    assert found == first
 
 
 # --- which workers ----------------------------------------------------------------------------------------------------
