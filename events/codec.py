@@ -54,6 +54,7 @@ from events.node import (
 )
 from events.pool import PoolAllocated, PoolDefined, PoolReleased
 from events.queue import (
+    QueueBlocked,
     QueueDefined,
     QueueDeleted,
     QueuePaused,
@@ -109,7 +110,7 @@ AnyEvent = (
     | NodeRegistered | NodeCordoned | NodeUncordoned | NodeLost | NodeReturned | NodeRemoved | NodeHeartbeat
     | PoolDefined | PoolAllocated | PoolReleased
     | LimitDefined | LimitDeleted
-    | QueueDefined | QueuePolicySet | QueuePolicyFailed | QueuePaused | QueueResumed | QueueDeleted
+    | QueueDefined | QueuePolicySet | QueuePolicyFailed | QueuePaused | QueueResumed | QueueDeleted | QueueBlocked
     | QueueRouted | VersionRetired | VersionReinstated
     | HoldPlaced | HoldLifted | HoldExpired
     | SessionBound | SessionClosed

@@ -121,6 +121,26 @@ class QueueRouted(QueueEvent, frozen=True, kw_only=True, gc=False, omit_defaults
     reason: str = ""
 
 
+class QueueBlocked(QueueEvent, frozen=True, kw_only=True, gc=False, omit_defaults=True):
+    """
+    The ready tasks of one shape wait for another reason than before, about since the commit time `since`, in seconds.
+
+    A shape is what decides which workers may run a task, and whether it may start now. `cause` is the code of the
+    reason, as `task.explain` names it; without one, they wait only for a worker to claim them, or none waits any more.
+    `key` is the key of a limit that has no room. `holders` are at most ten tasks that are in the way, `held_by` says
+    how many of them each tenant has, and `waiting` how many tasks of this shape, of at most 1,000 that were counted.
+    """
+
+    shape: str
+    task_name: str
+    since: float
+    cause: str = ""
+    key: str = ""
+    holders: tuple[str, ...] = ()
+    held_by: dict[str, int] = {}
+    waiting: dict[str, int] = {}
+
+
 class QueueDeleted(QueueEvent, frozen=True, kw_only=True, gc=False, omit_defaults=True):
     """The queue, which had no task that has not ended, exists no more."""
 

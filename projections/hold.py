@@ -44,6 +44,18 @@ class Hold(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults=Tr
     expires_at: float | None = None
 
 
+MOST_PAST = 100
+"""Of so many holds that ended it is remembered when they were in force."""
+
+
+class PastHold(msgspec.Struct, frozen=True, gc=False):
+    """A hold that was in force until `until`, a commit time in seconds."""
+
+    name: str
+    hold: Hold
+    until: float
+
+
 def evolve(hold: Hold | None, event: AnyHoldEvent, stamp: Stamp) -> Hold | None:
     """Fold one event into the hold it is about; None means that it is not in force."""
     match event:

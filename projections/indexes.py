@@ -231,7 +231,7 @@ class Indexes:
         self.services: dict[str, dict[ServiceStatus, dict[str, None]]] = {}
         self.service_ids: list[str] = []  # sorted, so that a page may begin anywhere
         self.service_ids_by_status: dict[ServiceStatus, list[str]] = {}
-        self.service_changes = 0  # changes since this world was made: only to detect cheaply that there was one
+        self.service_changes = self.worker_changes = 0  # to detect cheaply that there was one
         self.services_in: dict[str, dict[str, None]] = {}
         self.workers_in: dict[str, dict[str, None]] = {}
         self.containers_on: dict[str, dict[str, None]] = {}
@@ -499,6 +499,13 @@ class Indexes:
 
     def worker_changed(self, before: WorkerState | None, after: WorkerState | None) -> None:
         self.owned_workers.changed(before, after)
+        if (
+            before is None
+            or after is None
+            or before.status is not after.status
+            or before.registered != after.registered
+        ):
+            self.worker_changes += 1
         if before is not None:
             _count(self.worker_counts, before.status, -1)
         if after is not None:

@@ -51,6 +51,8 @@ class Lanes:
         self._keyed = keyed
         self._builds, self._routes = builds, builds.routes
         self._spare = spare
+        self.regroupings = 0
+        """How often the tasks were put into other shapes or lanes, since this was made."""
         self._shapes: dict[str, Shape] = {}
         """The shapes of plain tasks in the usual lane, by task name: it takes long to hash their keys."""
 
@@ -58,8 +60,8 @@ class Lanes:
         """Return the shape of a task in its lane, a new one if there is none."""
         keyed = self._keyed
         if task.queue or self._shared or keyed.limits or self._routes or task.build_id:
-            key = shape_of(task, keyed.keys(task))
-            group = self._lane(self.lane_of(task))
+            lane = self.lane_of(task)
+            key, group = shape_of(task, keyed.keys(task), lane.goes_to), self._lane(lane)
             shape = group.shapes.get(key)
             if shape is None:
                 shape = group.shape(key)
@@ -78,8 +80,9 @@ class Lanes:
 
     def has(self, task: Task) -> bool:
         """Return whether a task is ready."""
-        group = self.of.get(self.lane_of(task))
-        shape = None if group is None else group.shapes.get(shape_of(task, self._keyed.keys(task)))
+        lane = self.lane_of(task)
+        group = self.of.get(lane)
+        shape = None if group is None else group.shapes.get(shape_of(task, self._keyed.keys(task), lane.goes_to))
         return shape is not None and task.task_id in shape.members
 
     def ahead_of(self, task: Task, ordering: str) -> int:
@@ -144,6 +147,7 @@ class Lanes:
 
     def regroup(self, queue: str) -> None:
         """Put the tasks of a queue into its lanes again: it is shared in another way from now on."""
+        self.regroupings += 1
         moved = [
             task
             for lane, group in self.of.items()
@@ -162,6 +166,7 @@ class Lanes:
     def regroup_all(self) -> None:
         """Put all tasks into their shapes again: they have other keys, and the old shapes are forgotten already."""
         tasks = list(self.tasks())
+        self.regroupings += 1
         self.usual = ReadyTasks()
         self.of = {USUAL: self.usual}
         self._shapes.clear()

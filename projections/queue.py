@@ -52,6 +52,19 @@ class Queue(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults=T
     route: Route | None = None
 
 
+MOST_PAST = 1000
+"""Of so many pauses that are over it is remembered when they were."""
+
+
+class PastPause(msgspec.Struct, frozen=True, gc=False):
+    """A queue was paused from `since` until `until`, commit times in seconds."""
+
+    name: str
+    queue_id: str
+    since: float
+    until: float
+
+
 def default_queue() -> Queue:
     """Return the queue of tasks that name none, as it is before anything is said of it."""
     return Queue(queue_id=DEFAULT, defined=START)

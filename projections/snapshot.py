@@ -13,6 +13,7 @@ import msgspec
 from events.base import Position
 from events.task import TaskStatus
 from projections import (
+    blockage,
     container,
     hold,
     inbox,
@@ -92,6 +93,10 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     limits: list[limit.Limit] = []
     uses: list[limit.KeyUse] = []
     versions: list[version.Version] = []
+    blockages: list[blockage.Blockage] = []
+    made_wait: list[blockage.Pair] = []
+    past_holds: list[hold.PastHold] = []
+    past_pauses: list[queue.PastPause] = []
 
 
 _encoder = msgspec.msgpack.Encoder()

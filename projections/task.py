@@ -66,7 +66,11 @@ LEGAL: dict[TaskStatus, frozenset[TaskStatus]] = {
 
 
 class FailedAttempt(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults=True):
-    """An attempt that failed: its number, its worker, commit times in seconds, and why, as in its last event."""
+    """
+    An attempt that failed: its number, its worker, commit times in seconds, and why, as in its last event.
+
+    `ready_at` is from when on it waited for a worker, 0 if it did so as soon as it could.
+    """
 
     attempt: int
     worker_id: str
@@ -75,6 +79,7 @@ class FailedAttempt(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_de
     reason: str
     error: str = ""
     error_type: str = ""
+    ready_at: float = 0.0
 
 
 _ONE_WORKER = 'worker_id == "'
@@ -371,9 +376,8 @@ def _unblocked(task: Task, event: TaskUnblocked, stamp: Stamp) -> Task:
     check_status({PENDING}, task.status, event, stamp)
     if event.prefers_worker:
         task = msgspec.structs.replace(task, preference=intern(of_worker(event.prefers_worker)))
-    if task.time_limits is not None or task.preference:  # the time that it may wait for a worker begins
-        task = msgspec.structs.replace(task, retry_at=max(task.retry_at, stamp.time))
-    return _followed(task, stamp, waiting_for=())
+    # The time that it may wait for a worker begins.
+    return _followed(task, stamp, waiting_for=(), retry_at=max(task.retry_at, stamp.time))
 
 
 def _started(task: Task, event: TaskStarted, stamp: Stamp) -> Task:
@@ -475,10 +479,9 @@ def _resumed(task: Task, event: TaskResumed, stamp: Stamp) -> Task:
     check_status({PENDING}, task.status, event, stamp)
     if not task.is_paused:
         _wrongly(task, event, stamp)
-    if task.time_limits is not None or task.preference:  # the time that it may wait for a worker begins again
-        task = msgspec.structs.replace(task, retry_at=max(task.retry_at, stamp.time))
     return msgspec.structs.replace(
         task,
+        retry_at=max(task.retry_at, stamp.time),  # the time that it may wait for a worker begins again
         latest=stamp.position if stamp.causationid else START,
         paused_at=None,
         pause_reason="",
@@ -515,6 +518,7 @@ def _with_attempt(
         reason=reason,
         error=error[:ATTEMPT_ERROR_CHARS],
         error_type=error_type,
+        ready_at=task.retry_at,
     )
     return (*task.attempts, failed)[-ATTEMPTS_KEPT:]
 

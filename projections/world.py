@@ -35,7 +35,7 @@ from events.inbox import InboxEvent
 from events.limit import LimitEvent
 from events.node import NodeEvent
 from events.pool import PoolAllocated, PoolEvent, PoolReleased
-from events.queue import QueueEvent
+from events.queue import QueueBlocked, QueueEvent
 from events.schedule import ScheduleEvent
 from events.service import ServiceEvent
 from events.session import SessionEvent
@@ -44,6 +44,7 @@ from events.task_pause import TaskPaused
 from events.version import VersionEvent
 from events.worker import WorkerEvent
 from projections import (
+    blockage,
     container,
     hold,
     inbox,
@@ -103,6 +104,10 @@ class World:
         self.limits: dict[str, limit.Limit] = {}
         self.uses: dict[str, limit.KeyUse] = {}
         self.versions: dict[str, version.Version] = {}
+        self.blockages: dict[str, blockage.Blockage] = {}
+        self.made_wait: dict[str, blockage.Pair] = {}
+        self.past_holds: dict[str, hold.PastHold] = {}
+        self.past_pauses: dict[str, queue.PastPause] = {}
         self.memory = Memory()
         self.remembers_since = 0.0
         self.totals: dict[str, int] = {}
@@ -385,6 +390,10 @@ _TABLES = {
     "limits": ("limit_id", ""),
     "uses": ("key", ""),
     "versions": ("build_id", ""),  # before the tasks, of which some go elsewhere since
+    "blockages": ("name", ""),
+    "made_wait": ("name", ""),
+    "past_holds": ("name", ""),
+    "past_pauses": ("name", ""),
     "containers": ("container_id", "container_changed"),
     "services": ("service_id", "service_changed"),
     "tasks": ("task_id", "task_changed"),
@@ -407,6 +416,7 @@ def _folds(world: World) -> dict[type[Event], Callable[[Any, Stamp], None]]:
         NodeEvent: _fold(world, "nodes", node.evolve),
         PoolEvent: _fold_pool(world),
         QueueEvent: _fold_queue(world),
+        QueueBlocked: _fold_blocked(world),  # the last base of an event counts
         HoldEvent: _fold_hold(world),
         LimitEvent: _fold_limit(world),
         VersionEvent: _fold_version(world),
@@ -464,6 +474,13 @@ def _put(table: dict[str, Any], name: str, after: Any) -> None:
         table[name] = after
 
 
+def _keep(table: dict[str, Any], name: str, value: Any, *, most: int) -> None:
+    """Add a value as the newest of at most *most*; the oldest one goes."""
+    table[name] = value
+    if len(table) > most:
+        del table[next(iter(table))]
+
+
 def _fold_queue(world: World) -> Callable[[Any, Stamp], None]:
     queues, indexes = world.queues, world.indexes
 
@@ -471,6 +488,14 @@ def _fold_queue(world: World) -> Callable[[Any, Stamp], None]:
         before = queues.get(event.queue_id)
         after = queue.evolve(before, event, stamp)
         _put(queues, event.queue_id, after)
+        if (
+            before is not None
+            and before.paused_at is not None
+            and (after is None or after.paused_at != before.paused_at)
+        ):
+            name = f"{event.queue_id}/{stamp.position}"
+            over = queue.PastPause(name, event.queue_id, before.paused_at, stamp.time)
+            _keep(world.past_pauses, name, over, most=queue.MOST_PAST)
         shared = dict(indexes.shared)
         if indexes.queue_changed(before, after):
             indexes.count_running(world.tasks[task_id] for task_id in indexes.tasks[TaskStatus.RUNNING])
@@ -483,6 +508,28 @@ def _fold_queue(world: World) -> Callable[[Any, Stamp], None]:
     return fold
 
 
+def _fold_blocked(world: World) -> Callable[[Any, Stamp], None]:
+    blockages, pairs = world.blockages, world.made_wait
+
+    def fold(event: Any, stamp: Stamp) -> None:
+        before = blockages.pop(blockage.name_in(event.queue_id, event.shape), None)
+        for holder, waiter, seconds in () if before is None else blockage.made_wait(before, stamp.time):
+            name = f"{event.queue_id}/{holder}/{waiter}"
+            known = pairs.pop(name, None)
+            pair = blockage.Pair(
+                name=name,
+                queue_id=event.queue_id,
+                holder=holder,
+                waiter=waiter,
+                seconds=seconds + (0.0 if known is None else known.seconds),
+            )
+            _keep(pairs, name, pair, most=blockage.MOST_PAIRS)
+        after = blockage.evolve(before, event, stamp)
+        _keep(blockages, after.name, after, most=blockage.MOST_BLOCKAGES)
+
+    return fold
+
+
 def _fold_hold(world: World) -> Callable[[Any, Stamp], None]:
     holds, indexes = world.holds, world.indexes
 
@@ -491,6 +538,9 @@ def _fold_hold(world: World) -> Callable[[Any, Stamp], None]:
         after = hold.evolve(before, event, stamp)
         _put(holds, event.hold_id, after)
         indexes.hold_changed(before, after)
+        if before is not None:
+            name = f"{before.hold_id}/{before.placed}"
+            _keep(world.past_holds, name, hold.PastHold(name, before, stamp.time), most=hold.MOST_PAST)
 
     return fold
 

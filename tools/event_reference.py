@@ -106,6 +106,8 @@ RECORDED: dict[str, str] = {
     "unless the policy came by a command.",
     "queue.policy_failed": "in the commit of the turn in which the custom policy gave no answer that could be used.",
     "queue.paused": "when `pause_queue` is called on a queue that is not paused, or with another reason.",
+    "queue.blocked": "when a look at what waits, every `engine.tick_s`, finds another reason than was recorded; and "
+    "every 10 s while it lasts.",
     "queue.resumed": "when `resume_queue` is called on a paused queue.",
     "hold.placed": "when `hold_tasks` names a new hold.",
     "hold.lifted": "when `lift_hold` is called on a hold in force.",

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 WIDTH = 80
 BLOCKERS_SHOWN = 3
+WAITED_SHOWN_S = 0.05
 _HEADS = {
     Tier.NEVER: "it can never run as things are",
     Tier.OPERATOR: "somebody has to act",
@@ -32,6 +33,7 @@ def show_explanation(found: Explanation, *, output: str, as_json: bool) -> None:
     _line(f"{found.task_id}: {found.status.value} for {age(found.for_s)}", indent=0)
     if found.status is not TaskStatus.PENDING:
         _line(found.summary, indent=2)
+        _show_waited(found)
         return
     if not found.reasons:
         _line(found.summary, indent=2)
@@ -47,6 +49,7 @@ def show_explanation(found: Explanation, *, output: str, as_json: bool) -> None:
                 _line(f"in the way: {shown}{f' and {more} more' if more > 0 else ''}", indent=4)
             if reason.change:
                 _line(f"to change it: {reason.change}", indent=4)
+    _show_waited(found)
     _line(f"queue {found.queue}, policy {found.policy}{_place(found)}", indent=0)
     if found.workers:
         click.echo()
@@ -56,6 +59,13 @@ def show_explanation(found: Explanation, *, output: str, as_json: bool) -> None:
             ("against", lambda one: "; ".join(one.against.values())),
         )
         show(found.workers, columns, output=output, as_json=as_json)
+
+
+def _show_waited(found: Explanation) -> None:
+    whole = sum(found.waited.values())
+    parts = [f"{code} {age(seconds)}" for code, seconds in found.waited.items() if seconds >= WAITED_SHOWN_S]
+    if parts:
+        _line(f"waited {age(whole)}: {', '.join(parts)}", indent=0)
 
 
 def age(seconds: float) -> str:

@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from coordinator.cli.connection import REASON, URL, asking, send
+from coordinator.cli.explain import age
 from coordinator.cli.output import Number, moment, output_options, show, show_one
 from coordinator.client.paging import listed
 from coordinator.commands.queue import (
@@ -32,6 +33,27 @@ _COLUMNS = (
     ("weight", lambda v: f"{v.queue.weight:g}"),
     ("policy", lambda v: v.policy.strategy),
 )
+
+_SHARERS = (
+    ("key", lambda s: s.key or "(none)"),
+    ("weight", lambda s: f"{s.weight:g}"),
+    ("share", lambda s: f"{s.share:.1%}"),
+    ("used", lambda s: f"{s.used:.1f}"),
+    ("running", lambda s: s.running),
+    ("ready", lambda s: s.ready),
+)
+_WAITS = (
+    ("waits for", lambda w: w.code),
+    ("tasks", lambda w: w.tasks),
+    ("longest", lambda w: age(w.oldest_s)),
+    ("in the way", lambda w: ", ".join(w.holders[:HOLDERS_SHOWN]) + (" …" if w.holders[HOLDERS_SHOWN:] else "")),
+)
+_MADE_WAIT = (
+    ("tenant", lambda m: m.holder or "(none)"),
+    ("made wait", lambda m: m.waiter or "(none)"),
+    ("for", lambda m: age(m.seconds)),
+)
+HOLDERS_SHOWN = 3
 
 
 class _Pair(click.ParamType[tuple[str, float]]):
@@ -72,7 +94,7 @@ def queue_list(ctx: click.Context, url: str | None, output: str, as_json: bool) 
 @output_options
 @click.pass_context
 def queue_get(ctx: click.Context, queue_id: str, url: str | None, output: str, as_json: bool) -> None:
-    """Show a queue, its policy, and who shares it."""
+    """Show a queue, its policy, who shares it, and why its tasks wait."""
     found: QueueView = asking(ctx, url, lambda client: client.execute(GetQueue(queue_id=queue_id)))
     facts = (
         *_COLUMNS,
@@ -86,17 +108,10 @@ def queue_get(ctx: click.Context, queue_id: str, url: str | None, output: str, a
         ("reason", lambda v: v.queue.reason),
     )
     show_one(found, facts, output=output, as_json=as_json)
-    if found.sharers and not as_json and output == "table":
-        click.echo()
-        columns = (
-            ("key", lambda s: s.key or "(none)"),
-            ("weight", lambda s: f"{s.weight:g}"),
-            ("share", lambda s: f"{s.share:.1%}"),
-            ("used", lambda s: f"{s.used:.1f}"),
-            ("running", lambda s: s.running),
-            ("ready", lambda s: s.ready),
-        )
-        show(found.sharers, columns, output=output, as_json=as_json)
+    for rows, columns in ((found.sharers, _SHARERS), (found.waits, _WAITS), (found.made_wait, _MADE_WAIT)):
+        if rows and not as_json and output == "table":
+            click.echo()
+            show(rows, columns, output=output, as_json=as_json)
 
 
 @queue.command("define")

@@ -58,7 +58,8 @@ class Explanation(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defa
     `reasons` are sorted by tier, what can never be first. `ahead` is how many tasks of its queue come before it by the
     policy in force, `starts_in_s` an estimate from the run times of the `estimated_from` last tasks of this name, or
     of any. `workers` are at most twenty of those that are registered, the fitting ones first; `worker_counts` says of
-    how many each code holds, `fits` among them.
+    how many each code holds, `fits` among them. `waited` says for what a task has waited since it was submitted, in
+    seconds by code, the longest first: they add up to all time in which none of its attempts ran.
     """
 
     task_id: str
@@ -73,6 +74,7 @@ class Explanation(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defa
     estimated_from: int = 0
     workers: list[WorkerFit] = []
     worker_counts: dict[str, int] = {}
+    waited: dict[str, float] = {}
 
 
 class ExplainTask(Question[Explanation], frozen=True, kw_only=True, gc=False):

@@ -31,6 +31,27 @@ class Sharer(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults=
     used: float = 0.0
 
 
+class WaitReason(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults=True):
+    """
+    Why tasks of a queue wait: the code of the reason, as `task.explain` names it, how many, and for how long one does.
+
+    `holders` are at most ten tasks that are in the way.
+    """
+
+    code: str
+    tasks: int
+    oldest_s: float
+    holders: list[str] = []
+
+
+class MadeWait(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults=True):
+    """For how many seconds tasks of the tenant `holder` were in the way of those of `waiter`, over all of these."""
+
+    holder: str
+    waiter: str
+    seconds: float
+
+
 class QueueView(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults=True):
     """A queue, the policy that is in force in it, and its tasks: `ready` wait only for a worker."""
 
@@ -41,6 +62,10 @@ class QueueView(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaul
     running: int = 0
     sharers: list[Sharer] = []
     """Those with tasks that have not ended, at most 100, in the order in which they are served."""
+    waits: list[WaitReason] = []
+    """Why its pending tasks wait, most of them first; of those that are not ready the first 10,000 are counted."""
+    made_wait: list[MadeWait] = []
+    """Whose tasks made whose wait, at most 100 pairs, the longest first."""
 
 
 class DefineQueue(Command[Queue], frozen=True, kw_only=True, gc=False):

@@ -52,6 +52,7 @@ from coordinator.engine.turn import FoldFailed, Turn, TurnFull
 from coordinator.engine.waiting_claims import SchedulingWorker
 from coordinator.engine.waiting_questions import Waiting
 from coordinator.journal.slots import Epoch
+from coordinator.placement.blockages import Blockages
 from coordinator.security.gatekeeper import Access
 from coordinator.task_groups import task_group
 from events.coordinator import CoordinatorStarted, CoordinatorStopped
@@ -80,6 +81,9 @@ READ_STEPS = 3
 
 SYNC_SHARE = 4
 """The part of a turn that the events of one report of a node may fill; the rest is decided from its next report."""
+
+BLOCKAGES_S = 0.002
+"""For so long at most a tick looks why tasks wait; with very many shapes the next ones go on."""
 
 _WITHDRAWS: tuple[Any, ...] = (WithdrawClaim, DrainWorker)
 
@@ -131,7 +135,7 @@ class Engine:
         again = self.intake.put_back
         self._waiting = Waiting(world, most=most, wait_max_s=wait_max_s, ask_again=again, budget=self._budget)
         self._hints = Hints(world, self.signs, self._waiting, notify)
-        self._deadlines = Deadlines(world)
+        self._deadlines, self._blockages = Deadlines(world), Blockages(world)
         self._to_look = ToLook(world)
         self._next_tick = self._heard = 0.0
         self._resigning = ""
@@ -594,6 +598,11 @@ class Engine:
                 self._refusals.recorded(event, self.world)
                 self._hints.note([event], self._heard)
                 deadlines.note([event])
+            began = self._clock.heard()
+            for event in self._blockages.due(
+                self.signs, self.rules, heard_now, lambda: self._clock.heard() - began > BLOCKAGES_S
+            ):
+                turn.record([event], COORDINATOR)
         except TurnFull:
             self._next_tick = 0.0
             self.intake.wake()

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections import Counter
+from itertools import chain, islice
 from typing import TYPE_CHECKING
 
 import msgspec
 
-from coordinator.commands.queue import SHARES_SHOWN, QueueView, Sharer
+from coordinator.commands.queue import SHARES_SHOWN, MadeWait, QueueView, Sharer, WaitReason
 from coordinator.deciders.queue import tasks_in
 from events.queue import DEFAULT
+from projections import blockage, waits
 from projections.queue import default_queue, name_of, policy_of
+from projections.ready import FIFO
 from projections.shares import Account, name_in
 
 if TYPE_CHECKING:
@@ -21,6 +24,11 @@ if TYPE_CHECKING:
     from projections.world import World
 
 
+HOLDERS_SHOWN = 10
+NOT_READY_COUNTED = 10_000
+"""Of the tasks that are not ready so many are looked at, of each kind."""
+
+
 def queues_of(world: World) -> dict[str, Queue]:
     """Return the queues by name, sorted; the default one is there even if nothing was ever said of it."""
     return dict(sorted({DEFAULT: default_queue(), **world.queues}.items()))
@@ -29,8 +37,13 @@ def queues_of(world: World) -> dict[str, Queue]:
 def queue_view(world: World, queue: Queue) -> QueueView:
     """Return a queue with what is in it now, and who shares it."""
     name, share = name_of(queue.queue_id), world.indexes.shared.get(name_of(queue.queue_id))
-    view = _view(world, queue, _ready(world).get(name, 0))
-    return view if share is None else msgspec.structs.replace(view, sharers=_sharers(world, name, share))
+    sharers = [] if share is None else _sharers(world, name, share)
+    return msgspec.structs.replace(
+        _view(world, queue, _ready(world).get(name, 0)),
+        sharers=sharers,
+        waits=_waits(world, queue.queue_id),
+        made_wait=_made_wait(world, queue.queue_id),
+    )
 
 
 def queue_views(world: World, queues: Iterable[Queue]) -> Iterator[QueueView]:
@@ -51,6 +64,50 @@ def _view(world: World, queue: Queue, ready: int) -> QueueView:
     pending, running = tasks_in(world, queue.queue_id)
     policy = policy_of(world.queues, name_of(queue.queue_id))
     return QueueView(queue=queue, policy=policy, pending=pending, ready=ready, running=running)
+
+
+def _waits(world: World, queue_id: str) -> list[WaitReason]:
+    """Return why the pending tasks of a queue wait: the ready ones by their shapes, the others by what they are."""
+    indexes, queue, now = world.indexes, name_of(queue_id), world.indexes.now
+    is_paused = queues_of(world)[queue_id].paused_at is not None
+    found: dict[str, WaitReason] = {}
+
+    def note(code: str, tasks: int, since: float, holders: Iterable[str] = ()) -> None:
+        known = found.get(code, WaitReason(code=code, tasks=0, oldest_s=0.0))
+        found[code] = WaitReason(
+            code=code,
+            tasks=known.tasks + tasks,
+            oldest_s=max(known.oldest_s, now - since),
+            holders=list(dict.fromkeys(chain(known.holders, holders)))[:HOLDERS_SHOWN],
+        )
+
+    for lane, group in indexes.lanes.of.items():
+        for shape in group.shapes.values() if lane.queue == queue else ():
+            oldest = next(shape.ordered(FIFO), None)
+            if oldest is not None:
+                known = world.blockages.get(blockage.name_in(queue_id, blockage.shape_id(shape.key)))
+                cause, holders = ("", ()) if known is None else (known.cause, known.holders)
+                if is_paused:
+                    cause, holders = waits.QUEUE_PAUSED, ()
+                note(cause or blockage.UNCLAIMED, len(shape.members), oldest[1].submitted_at, holders)
+    held = chain.from_iterable(kept.values() for kept in indexes.on_hold.of.values())
+    for code, tasks in (
+        (waits.HELD, held),
+        (waits.DEPENDENT, indexes.dependants.waiting.values()),
+        (waits.PAUSED, map(world.tasks.__getitem__, indexes.paused)),
+        ("", indexes.parked_members.values()),
+    ):
+        for task in islice(tasks, NOT_READY_COUNTED):
+            if task.queue == queue:
+                later = code or (waits.BACK_OFF if task.attempt else waits.LATER)
+                note(later, 1, task.submitted_at)
+    return sorted(found.values(), key=lambda one: (-one.tasks, one.code))
+
+
+def _made_wait(world: World, queue_id: str) -> list[MadeWait]:
+    pairs = [pair for pair in world.made_wait.values() if pair.queue_id == queue_id]
+    pairs.sort(key=lambda pair: -pair.seconds)
+    return [MadeWait(holder=one.holder, waiter=one.waiter, seconds=one.seconds) for one in pairs[:SHARES_SHOWN]]
 
 
 def _sharers(world: World, queue: str, share: FairShare) -> list[Sharer]:

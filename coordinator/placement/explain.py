@@ -12,6 +12,7 @@ from difflib import get_close_matches
 from itertools import islice
 from typing import TYPE_CHECKING
 
+import msgspec
 from msgspec import json
 
 from coordinator.commands.explain import Blocker, Explanation, Reason, Tier, WorkerFit
@@ -24,6 +25,7 @@ from events.resources import NONE, Resources
 from events.task import TaskStatus
 from projections.limit import keys_of, limit_of, opens_at
 from projections.queue import policy_of
+from projections.waits import waited
 from projections.worker import WorkerStatus
 from projections.worker_filters import FIELDS, condition, facts_of
 
@@ -66,10 +68,12 @@ def plan(world: World, signs: Signs, command: SubmitTask, context: DecisionConte
 def explain(world: World, signs: Signs, task: Task, rules: Rules, heard_now: float) -> Explanation:
     """Explain one task."""
     if task.is_ended:
-        return _ended(task, world.indexes.now)
-    if task.status is TaskStatus.RUNNING:
-        return _running(world, signs, task, heard_now)
-    return _pending(world, signs, task, rules, heard_now)
+        found = _ended(task, world.indexes.now)
+    elif task.status is TaskStatus.RUNNING:
+        found = _running(world, signs, task, heard_now)
+    else:
+        found = _pending(world, signs, task, rules, heard_now)
+    return msgspec.structs.replace(found, waited=waited(world, task))
 
 
 def _ended(task: Task, now: float) -> Explanation:

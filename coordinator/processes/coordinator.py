@@ -20,6 +20,7 @@ from coordinator.journal.high_water import FILE
 from coordinator.leadership.coordinator import Coordinator
 from coordinator.leadership.instance import Instance
 from coordinator.own_process.memory import COORDINATOR, be_expendable, keep_freed
+from coordinator.own_process.priority import come_first
 from coordinator.processes.credentials import credentials
 from coordinator.processes.program import HANDOVER_S, Program, collect_seldom
 from coordinator.security.authorization import AccessRules
@@ -132,6 +133,7 @@ async def serve(settings: Settings, url: str, *, without_follower: bool = False)
     collect_seldom()
     keep_freed()
     be_expendable(COORDINATOR)
+    come_first(settings.engine.niceness)
     log_without_effect(settings)
     home = Home(settings.home_path())
     with home.lock("coordinator", HANDOVER_S):

@@ -7,8 +7,7 @@ The process of a follower, built from settings: read model, feed, snapshots, and
 from __future__ import annotations
 
 import asyncio
-import os
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +19,7 @@ from coordinator.follower.snapshotter import SnapshotLimits
 from coordinator.health.check_worker import run_health_checks
 from coordinator.home import Home
 from coordinator.own_process.memory import FOLLOWER, be_expendable, keep_freed
+from coordinator.own_process.priority import yield_cpu
 from coordinator.processes.credentials import credentials, patience
 from coordinator.processes.program import HANDOVER_S, collect_seldom
 from coordinator.stop_signals import stop_signal
@@ -115,7 +115,7 @@ async def follow(settings: Settings, url: str) -> None:
     collect_seldom()
     keep_freed()
     be_expendable(FOLLOWER)
-    _lower_priority(settings.follower.niceness)
+    yield_cpu(settings.follower.niceness)
     with home.lock("follower", HANDOVER_S):
         async with (
             stop_signal() as stop,
@@ -128,11 +128,3 @@ async def follow(settings: Settings, url: str) -> None:
             await asyncio.wait([failing, stopping], return_when=asyncio.FIRST_COMPLETED)
             for task in (failing, stopping):
                 task.cancel()
-
-
-def _lower_priority(niceness: int) -> None:
-    """Yield CPU to other processes: a follower may lag, and catches up."""
-    os.nice(niceness)
-    # Linux with autogroups schedules sessions first; nice values count only within one session.
-    with suppress(OSError):
-        Path("/proc/self/autogroup").write_text(f"{niceness}\n")

@@ -18,6 +18,7 @@ from coordinator.clock import SystemClock
 from coordinator.home import Home
 from coordinator.node.node_agent import NodeAgent
 from coordinator.own_process.memory import NODE, be_expendable
+from coordinator.own_process.priority import yield_cpu
 from coordinator.processes.credentials import credentials, patience
 from coordinator.processes.program import HANDOVER_S
 from coordinator.runtime.fake import FakeRuntime
@@ -126,6 +127,7 @@ async def serve_node(settings: Settings, url: str, *, node_id: str = "", stop_co
         CoordinationError: another node agent holds the home, or NATS cannot be reached.
     """
     be_expendable(NODE)
+    yield_cpu(settings.node.niceness)
     home = Home(settings.home_path())
     login = credentials(settings, "node", node_id or settings.node.node_id)
     with home.lock("node", HANDOVER_S):

@@ -18,6 +18,7 @@ from typing import Any
 import msgspec
 
 from coordinator.engine.policy_child import Chosen, Hello, Offer, OfferedWorker
+from coordinator.own_process.priority import yield_cpu
 from coordinator.scheduler.scheduling_policy import SchedulingPolicy
 from coordinator.scheduler.task_scheduler import task_info
 
@@ -27,6 +28,7 @@ ERROR_CHARS = 300
 def main(argv: list[str]) -> None:
     """Answer offers until the other side closes the socket."""
     _, fd, name = argv
+    yield_cpu(0)  # the writer comes first, and what an operator wrote does not
     with socket.socket(fileno=int(fd)) as connection, connection.makefile("rwb") as stream:
         try:
             policy, digest = load(name)

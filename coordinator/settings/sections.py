@@ -195,6 +195,9 @@ class EngineSettings(Section):
     text_chars_max: int = number(
         _RULES.text_chars_max, 64, 65_536, "characters of a reason, message or other short text"
     )
+    niceness: int = number(
+        -10, -20, 0, "nice value of the process: lower gets CPU before others; needs root, and is left out without it"
+    )
 
 
 class NodeSettings(Section):
@@ -213,6 +216,12 @@ class NodeSettings(Section):
         1.0, 0.02, 60.0, "interval between two comparisons of the observed with the desired state"
     )
     container_creds: Location | None = plain(None, "file of NATS credentials passed to containers")
+    niceness: int = number(
+        5,
+        0,
+        19,
+        "nice value of the agent and its containers: higher yields CPU to a coordinator and NATS beside them",
+    )
 
     @model_validator(mode="after")
     def _check_lease(self) -> Self:

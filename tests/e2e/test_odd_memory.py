@@ -47,6 +47,15 @@ def score(pid: int) -> int:
     return int(Path(f"/proc/{pid}/oom_score_adj").read_text())
 
 
+def nice(pid: int) -> tuple[int, int]:
+    """Return the nice value of a process, and that of its session where the kernel groups by session."""
+    own = os.getpriority(os.PRIO_PROCESS, pid)
+    try:
+        return own, int(Path(f"/proc/{pid}/autogroup").read_text().rpartition("nice ")[2])
+    except OSError:
+        return own, own
+
+
 def children(pid: int) -> list[int]:
     """Return the processes that a process has started."""
     return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
@@ -71,8 +80,12 @@ def little_memory(name: str) -> Iterator[Path]:
             time.sleep(0.05)
 
 
-def test_the_order_in_which_processes_go(tmp_path: Path) -> None:
-    """Containers go first, then workers, follower and node agent, the coordinator; `up` and nats-server last."""
+def test_the_order_in_which_processes_go_and_get_the_cpu(tmp_path: Path) -> None:
+    """
+    Containers go first, then workers, follower and node agent, the coordinator; `up` and nats-server last.
+
+    The coordinator gets the CPU first, then NATS and what is not ours, then follower, node agent and containers.
+    """
     module = tmp_path / "handlers_of_memory.py"
     module.write_text("from coordinator.worker import task\n\n\n@task('n')\nasync def n(_: object) -> None: ...\n")
 
@@ -99,6 +112,14 @@ def test_the_order_in_which_processes_go(tmp_path: Path) -> None:
             assert order == sorted(set(order), reverse=True), order
             assert score(pid_of(started, "node")) == score(pid_of(started, "follow"))
             assert score(started.pid) == score(pid_of(started, "nats-server")) == score(os.getpid())
+
+            # And which gets the CPU first.
+            usual = os.nice(0)  # whoever starts all of them with another nice value is obeyed
+            first = -10 if os.geteuid() == 0 and usual == 0 else usual
+            assert nice(pid_of(started, "serve")) == (first, min(first, 0))
+            assert nice(pid_of(started, "nats-server")) == (usual, 0)
+            for later in (pid_of(started, "follow"), pid_of(started, "node"), container, *children(container)):
+                assert nice(later) == (usual + 5, usual + 5), later
 
 
 def test_a_program_without_memory_is_started_again(tmp_path: Path) -> None:

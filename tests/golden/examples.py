@@ -63,6 +63,7 @@ from events.pool import PoolAllocated, PoolDefined, PoolReleased
 from events.queue import (
     FairShare,
     Policy,
+    QueueBlocked,
     QueueDefined,
     QueueDeleted,
     QueuePaused,
@@ -649,6 +650,17 @@ EXAMPLES: dict[str, Event] = {
         queue_id="default", policy=Policy(strategy="custom", custom="policies:Cheapest"), reason="a trial"
     ),
     "queue.paused.v1": QueuePaused(queue_id="reports", reason="the model is down"),
+    "queue.blocked.v1": QueueBlocked(
+        queue_id="reports",
+        shape="5f2c9f0d9e1b7a34",
+        task_name="render",
+        since=1753005600.25,
+        cause="key_full",
+        key="per_customer:acme",
+        holders=("task_1", "task_2"),
+        held_by={"acme": 2},
+        waiting={"acme": 12, "": 3},
+    ),
     "queue.resumed.v1": QueueResumed(queue_id="reports", reason="it is back"),
     "queue.deleted.v1": QueueDeleted(queue_id="reports", reason="not needed any more"),
     "queue.routed.v1": QueueRouted(

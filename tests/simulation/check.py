@@ -77,6 +77,7 @@ from tests.simulation.fit import Fit
 from tests.simulation.holder import FILTERS
 from tests.simulation.kept_limits import KeptLimits
 from tests.simulation.kept_versions import KeptVersions
+from tests.simulation.kept_waits import KeptWaits
 from tests.simulation.promises import Promise, Violation
 from tests.simulation.streams import header_of
 from tests.simulation.task_rules import is_permitted
@@ -128,10 +129,14 @@ def check(sim: Sim) -> Counter[str]:
     derivation = Derivation()
     replayed = derivation.world
     history = History(sim)
+    waits = KeptWaits()
     snapshots: dict[int, bytes] = {}
     for record in journal:
         for envelope in derivation.apply_record(record):
             history.take(envelope, record.sequence)
+            waits.take(envelope.data, seconds_of(envelope.time))
+        if wrong := waits.wrong(replayed):
+            _broken(Promise.WAITED, wrong)
         if record.sequence == len(journal) // 2:
             snapshots[record.sequence] = replayed.snapshot()
         for role, digest in sim.worlds.get((record.sequence, replayed.chain), {}).items():

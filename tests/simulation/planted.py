@@ -37,7 +37,7 @@ from events.after import AfterOn
 from events.container import ContainerStatus
 from events.resources import Resources
 from events.task import TaskAttemptFailed, TaskStatus
-from projections import container, version, worker_filters, world
+from projections import blockage, container, version, waits, worker_filters, world
 from projections import task as projected
 from projections.considered import Considered
 from projections.hold import OnHold
@@ -463,6 +463,26 @@ def limit_of_the_turn_before() -> Iterator[None]:
 
 
 @contextmanager
+def only_the_last_cause() -> Iterator[None]:
+    """What a shape waited for before is forgotten with each new cause."""
+    original = blockage.evolve
+    with mock.patch.object(blockage, "evolve", lambda _, event, stamp: original(None, event, stamp)):
+        yield
+
+
+@contextmanager
+def past_pauses_forgotten() -> Iterator[None]:
+    """That a queue was paused is known while it is."""
+    original = waits._kept_back
+
+    def kept_back(world: World, task: Task) -> Iterator[tuple[float, float, str]]:
+        return (one for one in original(world, task) if one[1] == world.indexes.now)
+
+    with mock.patch.object(waits, "_kept_back", kept_back):
+        yield
+
+
+@contextmanager
 def starts_forgotten() -> Iterator[None]:
     """Nobody notes when tasks of a key started and ended."""
     with mock.patch.object(world, "_note_use"):
@@ -591,6 +611,8 @@ PLANTED: dict[str, Callable[[], AbstractContextManager[None]]] = {
         pause_ignored,
         shares_forgotten,
         limit_of_the_turn_before,
+        only_the_last_cause,
+        past_pauses_forgotten,
         starts_forgotten,
         paused_is_ready,
         later_not_held,

@@ -112,6 +112,7 @@ ulimit -c 0
     read -r line <"/proc/$$/stat" || exit 1
     set -- ${line##*) }
     start="$boot/${20}"
+    [ "${17}" = 0 ] || echo "${17}" 2>/dev/null >"/proc/$$/autogroup"
   else
     set -- $(LC_ALL=C TZ=UTC0 ps -o lstart= -p "$$")
     start="$*"

@@ -24,9 +24,11 @@ from events.task_pause import TaskPaused, TaskResumed
 from events.version import VersionReinstated, VersionRetired
 from events.worker import WorkerDraining, WorkerLeft, WorkerLost
 from projections.version import begins_on
+from projections.waits import waited
 from projections.world import World
 from tests.specification import Said, fold, said, write
 from tests.unit.deciders.facts import attempt_failed, completed, started, submitted, worker
+from tests.unit.placement.test_blockages import Looked
 from tests.unit.placement.test_explain import HEARD, codes, signs_of, told
 from tests.unit.placement.test_matching import dealt, waiting
 
@@ -326,3 +328,53 @@ def test_versions_of_many_shapes_cost_a_claim_little(route: Route) -> None:
 
     one, many = cost_s(1), cost_s(1000)
     assert many < 2 * one + 100e-6, f"{many * 1e6:.0f} us against {one * 1e6:.0f} us"
+
+
+# --- what was waited for ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("facts", "cause"), [
+    ((worker("w", build_id="b2"), *begun()), "version_without_workers"),
+    ((*begun(),), "version_without_workers"),
+    ((worker("v", build_id="b1"), WorkerLeft(worker_id="v"), worker("w"), *begun()), "version_without_workers"),
+    ((worker("w"), routed("b9"), submitted()), "version_without_workers"),
+    ((worker("v", build_id="b1"), *begun()), "not_claimed"),
+    ((worker("v", build_id="b1"), worker("w", labels={"a": 1}), *begun(worker_filter="labels.a == 1")), "no_match"),
+    ((worker("w", build_id="b1"), VersionRetired(build_id="b1"), submitted()), "workers_stopping"),
+    ((worker("w"), submitted(rule="r", rule_filter='node_id in ["n"]')), "not_permitted"),
+    ((worker("w"), submitted(rule="r", rule_filter='node_id in ["n"]', worker_filter="labels.a == 1")), "no_match"),
+    ((worker("w"), submitted(rule="r", rule_filter='node_id == ""')), "not_claimed"),
+])  # fmt: skip
+def test_what_waits_is_told_by_the_same_code(facts: tuple[Any, ...], cause: str) -> None:
+    """As the explanation of the task says."""
+    looked = Looked(*facts)
+    assert (looked.cause(), looked.told()) == (cause, cause)
+
+
+def test_versions_that_are_not_heard_are_told_as_those_without_workers() -> None:
+    """As the explanation does."""
+    looked = Looked(worker("v", build_id="b1"), *begun(), silent_s=60.0)
+    assert (looked.cause(), looked.told()) == ("version_without_workers",) * 2
+
+
+def test_tasks_of_one_name_wait_for_their_own_versions() -> None:
+    """What waits for one without workers says nothing of the others of its name."""
+    looked = Looked(worker("w", slots=9), *begun("t"), submitted("u"))
+    (found,) = looked.again()
+    assert (found.cause, found.waiting) == ("version_without_workers", {"default": 1})
+    assert waited(looked.scribe.world, looked.scribe.world.tasks["u"]).keys() == {"not_claimed"}
+    assert waited(looked.scribe.world, looked.scribe.world.tasks["t"]).keys() == {
+        "not_claimed",
+        "version_without_workers",
+    }
+
+
+def test_what_was_waited_for_before_the_first_attempt_is_of_no_version() -> None:
+    """The task was pinned afterwards: its first wait was for any worker, its second one for that version."""
+    looked = Looked(worker("w", slots=1), submitted("x"), started("x", lease="d.1.1"), submitted())
+    looked.again(after_s=2.0)
+    looked.again(completed("x", lease="d.1.1"), worker("v", build_id="b1"), started(worker_id="v", build_id="b1"))
+    looked.scribe.commit(attempt_failed(retry_at=looked.scribe.world.time))
+    looked.again(WorkerLeft(worker_id="v"), after_s=2.0)
+    found = waited(looked.scribe.world, looked.scribe.world.tasks["t"])
+    assert {"workers_busy", "version_without_workers"} <= found.keys()

@@ -49,6 +49,7 @@ from events.queue import (
     DEFAULT,
     FairShare,
     Policy,
+    QueueBlocked,
     QueueDefined,
     QueueDeleted,
     QueuePaused,
@@ -96,9 +97,12 @@ from events.task_pause import TaskPaused, TaskResumed
 from events.time_limits import TimeLimits
 from events.version import VersionReinstated, VersionRetired
 from events.worker import WorkerDraining, WorkerLeft, WorkerLost, WorkerRegistered
+from projections.blockage import shape_id
 from projections.container import Container, Desired
+from projections.limit import keys_of
 from projections.node import NodeStatus
 from projections.queue import name_of
+from projections.ready import shape_of
 from projections.worker import WorkerStatus
 from tests.specification import BEGIN, Said, Scribe
 
@@ -513,6 +517,7 @@ class Historian:
                     )
                 ),
             ),
+            self.blocked(),
         ]
         if queue_id != DEFAULT and not any(
             task.queue == queue_id and not task.is_ended for task in self.world.tasks.values()
@@ -526,6 +531,23 @@ class Historian:
             return VersionReinstated(build_id=build_id)
         free = [one for one in ("b1", "b2", "b3", "b4") if one not in versions and one != build_id]
         return VersionRetired(build_id=build_id, move_to=self.random.choice(("", *free)))
+
+    def blocked(self) -> Event:
+        """Say why a shape waits: that of a task, or one that has none any more."""
+        pending = [task for task in self.world.tasks.values() if task.status is TaskStatus.PENDING]
+        task = self.random.choice(pending) if pending else None
+        world, shape = self.world, "gone"
+        if task is not None:
+            shape = shape_id(shape_of(task, keys_of(task, world.limits), world.indexes.builds.of(task)))
+        return QueueBlocked(
+            queue_id=DEFAULT if task is None else task.queue or DEFAULT,
+            shape=shape,
+            task_name="work",
+            since=self.world.time - self.random.choice((0.0, 5.0)),
+            cause=self.random.choice(("", "workers_busy", "key_full")),
+            held_by={"default": 2, "other": 1},
+            waiting={"default": 3},
+        )
 
     def change_limit(self) -> Event | None:
         limit_id = self.pick("l", 3)

@@ -164,7 +164,7 @@ def content_from(world: World) -> dict[str, Any]:
         return [name_in(task.queue), *key]
 
     def shape_of(task: Task) -> ShapeKey:
-        return shape_with(task, keys_of(task, world.limits))
+        return shape_with(task, keys_of(task, world.limits), goes_to(world, task))
 
     def is_open(shape: ShapeKey) -> bool:
         return all(room(world, key) > 0 for key in shape.keys)

@@ -13,6 +13,7 @@ import pytest
 
 from events import codec
 from events.errors import Corrupt
+from events.task import TaskSubmitted
 from projections.world import World
 from tests.specification import Scribe, journal_record
 from tests.unit.projections.histories import Historian, write_history
@@ -138,7 +139,11 @@ def test_what_no_coordinator_wrote_is_folded_or_corrupt(seed: int) -> None:
     world = replay(Historian(seed + 1000).write(40).records)
     for _ in range(150):
         before = world.snapshot()
-        body = codec.join(codec.encode(random.choice(strange)) for _ in range(random.randint(1, 2)))
+        inserted = [random.choice(strange) for _ in range(random.randint(1, 2))]
+        last = {schedule.last_task_id for schedule in world.schedules.values()}
+        if any(type(one.data) is TaskSubmitted and one.data.task_id in last for one in inserted):
+            continue  # no schedule waits for an id for so long that a later task may have it
+        body = codec.join(map(codec.encode, inserted))
         try:
             world.apply_record(journal_record(body, after=world))
         except Corrupt:
