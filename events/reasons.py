@@ -102,7 +102,7 @@ REASONS = {
     "unknown_agent_type": "the agent type is not in the catalogue",
     "too_early": "the task must not start yet, so it has no outcome",
     "unknown_queue": "the queue does not exist",
-    "unknown_version": "no worker that is registered has the build id",
+    "unknown_version": "no worker that is registered has the build id, or nothing is known of it",
     "version_in_use": "tasks of a queue begin on the version",
     "replaced": "another program has registered under this id, or a later generation of the container runs",
     "worker_draining": "the worker gets no new tasks",

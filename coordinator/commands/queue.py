@@ -140,7 +140,7 @@ class RouteQueue(Command[Queue], frozen=True, kw_only=True, gc=False):
     refused if no worker that is registered has a build id that it names, unless `without_workers` is true.
     """
 
-    KIND, VERB = "queue", "route"
+    KIND, VERB, REMEMBERED = "queue", "route", True
     FOR = frozenset()
     REFUSALS = frozenset({"bad_number", "bad_text", "bad_version", "not_found", "unknown_version"})
     EXAMPLE = Example(

@@ -27,7 +27,7 @@ class VersionView(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defa
     retired: Version | None = None
 
 
-class RetireVersion(Command[Version], frozen=True, kw_only=True, gc=False):
+class RetireVersion(Command[None], frozen=True, kw_only=True, gc=False):
     """
     Start no more tasks at the workers with a build id; attempts that run go on.
 
@@ -36,10 +36,10 @@ class RetireVersion(Command[Version], frozen=True, kw_only=True, gc=False):
     worker that is registered has the build id `move_to`, unless `without_workers` is true.
     """
 
-    KIND, VERB = "version", "retire"
+    KIND, VERB, REMEMBERED = "version", "retire", True
     FOR = frozenset()
-    REFUSALS = frozenset({"bad_text", "bad_version", "not_found", "too_many", "unknown_version", "version_in_use"})
-    EXAMPLE = Example({"build_id": "b1", "move_to": "b2", "reason": "it loses letters"}, VERSION)
+    REFUSALS = frozenset({"bad_text", "bad_version", "too_many", "unknown_version", "version_in_use"})
+    EXAMPLE = Example({"build_id": "b1", "move_to": "b2", "reason": "it loses letters"})
 
     build_id: str
     move_to: str = ""
@@ -50,7 +50,7 @@ class RetireVersion(Command[Version], frozen=True, kw_only=True, gc=False):
 class ReinstateVersion(Command[None], frozen=True, kw_only=True, gc=False):
     """Let the workers of a retired version have tasks again, first those that began on it and have not ended."""
 
-    KIND, VERB = "version", "reinstate"
+    KIND, VERB, REMEMBERED = "version", "reinstate", True
     FOR = frozenset()
     REFUSALS = frozenset({"bad_text"})
     EXAMPLE = Example({"build_id": "b1", "reason": "it was not the letters"})

@@ -71,7 +71,6 @@ _TELLERS: dict[type[Command], Teller] = {
     **pool.TELLERS,
     **schedule.TELLERS,
     **limit.TELLERS,
-    **version.TELLERS,
     **queue.TELLERS,
     **hold.TELLERS,
     **silence.TELLERS,

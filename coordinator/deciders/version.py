@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from coordinator.commands.command import Command
 from coordinator.commands.validation import check_number, check_text
 from coordinator.commands.version import ReinstateVersion, RetireVersion
-from coordinator.deciders.rules import Decider, Teller
+from coordinator.deciders.rules import Decider
 from events.errors import NotFound, Refused, shown
 from events.ids import checked
 from events.queue import Route
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from collections.abc import Collection
 
     from coordinator.deciders.rules import DecisionContext, Events
-    from projections.version import Version
     from projections.world import World
 
 MOST_RETIRED = 10_000
@@ -111,7 +110,8 @@ def _check_known(world: World, build_id: str) -> None:
     """
     builds = {worker.build_id for worker in world.workers.values()} | world.indexes.builds.pinned.keys()
     if build_id not in builds:
-        raise NotFound(f"version {build_id!r} not found, no worker has this build id{_meant(build_id, builds)}")
+        msg = f"version {build_id!r} not found, no worker has this build id{_meant(build_id, builds)}"
+        raise NotFound(msg, reason="unknown_version")
 
 
 def _meant(build_id: str, builds: Collection[str]) -> str:
@@ -119,9 +119,4 @@ def _meant(build_id: str, builds: Collection[str]) -> str:
     return f"; did you mean {' or '.join(map(shown, near))}?" if near else ""
 
 
-def _told(world: World, command: RetireVersion, *_: object) -> Version:
-    return world.versions[command.build_id]
-
-
 DECIDERS: dict[type[Command], Decider] = {RetireVersion: retire, ReinstateVersion: reinstate}
-TELLERS: dict[type[Command], Teller] = {RetireVersion: _told}

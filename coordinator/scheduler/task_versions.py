@@ -15,7 +15,6 @@ from events.queue import DEFAULT, Route
 if TYPE_CHECKING:
     from coordinator.commands.version import VersionView
     from projections.queue import Queue
-    from projections.version import Version
 
 PAGE = 100
 
@@ -69,7 +68,7 @@ class TaskVersions(Facade):
 
     async def retire_version(
         self, build_id: str, *, move_to: str = "", without_workers: bool = False, reason: str = ""
-    ) -> Version:
+    ) -> None:
         """
         Start no more tasks at the workers with a build id; attempts that run go on.
 
@@ -90,8 +89,7 @@ class TaskVersions(Facade):
             without_workers=flag("without_workers", without_workers),
             reason=text("reason", reason),
         )
-        retired: Version = await self.execute(command)
-        return retired
+        await self.execute(command)
 
     async def reinstate_version(self, build_id: str, reason: str = "") -> None:
         """Let the workers of a retired version have tasks again; one that is not retired is already so."""
