@@ -55,6 +55,7 @@ class AgentPlace(msgspec.Struct, frozen=True, kw_only=True):
     handlers: str = ""
     slots: int = 8
     generation: str = ""
+    build_id: str = ""
     tenant: str = ""
     creds: str | None = None
     tls_ca: str | None = None
@@ -84,6 +85,7 @@ class AgentPlace(msgspec.Struct, frozen=True, kw_only=True):
             handlers=environment.get("COORDINATOR_HANDLERS", ""),
             slots=int(slots),
             generation=environment.get("COORDINATOR_GENERATION", ""),
+            build_id=environment.get("COORDINATOR_BUILD_ID", ""),
             tenant=environment.get("COORDINATOR_CLIENT__TENANT", ""),
             creds=environment.get("COORDINATOR_NATS__CREDS") or None,
             tls_ca=environment.get("COORDINATOR_NATS__TLS_CA") or None,
@@ -162,6 +164,7 @@ def _worker(place: AgentPlace, service: str) -> Worker | None:
         owns_process=True,
         slots=place.slots,
         handlers=load_handlers(place.handlers),
+        build_id=place.build_id,
         beat_s=BEAT_S,
         drain_s=DRAIN_S,
         beat_beside=lambda client: _beat(client, place, service, worker),

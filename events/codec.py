@@ -61,6 +61,7 @@ from events.queue import (
     QueuePolicyFailed,
     QueuePolicySet,
     QueueResumed,
+    QueueRouted,
 )
 from events.schedule import (
     ScheduleDefined,
@@ -87,6 +88,7 @@ from events.task import (
     TaskUnblocked,
 )
 from events.task_pause import TaskPaused, TaskResumed
+from events.version import VersionReinstated, VersionRetired
 from events.worker import WorkerDraining, WorkerHeartbeat, WorkerLeft, WorkerLost, WorkerRegistered
 
 if TYPE_CHECKING:
@@ -109,6 +111,7 @@ AnyEvent = (
     | PoolDefined | PoolAllocated | PoolReleased
     | LimitDefined | LimitDeleted
     | QueueDefined | QueuePolicySet | QueuePolicyFailed | QueuePaused | QueueResumed | QueueDeleted | QueueBlocked
+    | QueueRouted | VersionRetired | VersionReinstated
     | HoldPlaced | HoldLifted | HoldExpired
     | SessionBound | SessionClosed
     | ScheduleDefined | ScheduleFired | ScheduleQueued | ScheduleSkipped | SchedulePaused | ScheduleResumed

@@ -42,6 +42,19 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults=
     custom: str = ""
 
 
+class Route(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults=True):
+    """
+    On which version of workers tasks of a queue begin, by build id; '' are the workers without one.
+
+    That is `ramping` for `percent` of the tasks, those whose ids have a digest below that, and `current` for all
+    others. The same task is always on the same side of a share, and a share that grows keeps those that it had.
+    """
+
+    current: str
+    ramping: str = ""
+    percent: float = 0.0
+
+
 class QueueEvent(Event, frozen=True, kw_only=True, gc=False):
     """An event about one queue."""
 
@@ -94,6 +107,17 @@ class QueuePaused(QueueEvent, frozen=True, kw_only=True, gc=False, omit_defaults
 class QueueResumed(QueueEvent, frozen=True, kw_only=True, gc=False, omit_defaults=True):
     """Tasks of this queue are started again."""
 
+    reason: str = ""
+
+
+class QueueRouted(QueueEvent, frozen=True, kw_only=True, gc=False, omit_defaults=True):
+    """
+    From here on tasks of this queue begin on these versions of workers; without a route, on any.
+
+    It is about all that have not begun, those that wait already, too. Those that have begun stay where they are.
+    """
+
+    route: Route | None = None
     reason: str = ""
 
 

@@ -66,6 +66,7 @@ REASONS = {
     "bad_token": "the NATS token is too short or has other characters",
     "bad_type": "an argument is of another type",
     "bad_url": "the URL is malformed or of another scheme",
+    "bad_version": "a version is retired, or a route or a move names the same one twice or a share without one",
     "bad_verb": "the follower has no such question",
     "payload_elsewhere": "the payload is in the object store and must be read there",
     "payload_too_large": "the payload is larger than what fits inline",
@@ -101,6 +102,8 @@ REASONS = {
     "unknown_agent_type": "the agent type is not in the catalogue",
     "too_early": "the task must not start yet, so it has no outcome",
     "unknown_queue": "the queue does not exist",
+    "unknown_version": "no worker that is registered has the build id, or nothing is known of it",
+    "version_in_use": "tasks of a queue begin on the version",
     "replaced": "another program has registered under this id, or a later generation of the container runs",
     "worker_draining": "the worker gets no new tasks",
     # limits

@@ -70,6 +70,7 @@ class TaskContent(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defa
     retry: RetryPolicy | None = None
     attributes: dict[str, Scalar] = {}
     worker_filter: str = ""
+    pin_version: bool = True
 
 
 class ScheduleEvent(Event, frozen=True, kw_only=True, gc=False):
@@ -116,7 +117,8 @@ class ScheduleSkipped(ScheduleEvent, frozen=True, kw_only=True, gc=False, omit_d
     The slots from `slot` to `through` are left out.
 
     `reason` is `missed` (nobody led when they were due, and `catchup` does not want them), `overlap` (the task before
-    has not ended), `queue_full` (too many wait for it) or `busy` (a limit does not let the task wait).
+    has not ended), `queue_full` (too many wait for it), `busy` (a limit does not let the task wait) or
+    `forbidden` (who made the schedule may not submit the task any more; then it may be a slot that waited).
     """
 
     slot: int

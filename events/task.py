@@ -109,7 +109,9 @@ class TaskSubmitted(TaskEvent, frozen=True, kw_only=True, gc=False, omit_default
     since 1970). It is `delay_s` after the submit if that was asked for. With `occurrence` a schedule submitted it.
     `attributes` are what filters and limits know of its content. With `debounce` a limit lets it wait. Only workers
     that meet `worker_filter` get it. `prefers_worker` is the worker that ran the task that it sticks to, by `prefer`,
-    if that had run then.
+    if that had run then. It stays on the version of workers that it begins on, unless `pin_version` is false.
+    `rule` names the rule of the settings that permitted it, if there were any; then only workers that meet
+    `rule_filter`, too, get it.
     """
 
     VERSION = 3
@@ -122,6 +124,7 @@ class TaskSubmitted(TaskEvent, frozen=True, kw_only=True, gc=False, omit_default
         "requeued_from": 3,
         **dict.fromkeys(("after", "waits_for", "not_before", "delay_s", "time_limits", "occurrence", "attributes"), 3),
         **dict.fromkeys(("debounce", "worker_filter", "named_amounts", "prefer", "prefers_worker"), 3),
+        **dict.fromkeys(("pin_version", "rule", "rule_filter"), 3),
     }
 
     task_name: str
@@ -149,6 +152,9 @@ class TaskSubmitted(TaskEvent, frozen=True, kw_only=True, gc=False, omit_default
     worker_filter: str = ""
     prefer: Prefer | None = None
     prefers_worker: str = ""
+    pin_version: bool = True
+    rule: str = ""
+    rule_filter: str = ""
 
     @property
     def named_amounts(self) -> dict[str, int]:
@@ -169,13 +175,21 @@ class TaskUnblocked(TaskEvent, frozen=True, kw_only=True, gc=False, omit_default
     prefers_worker: str = ""
 
 
-class TaskStarted(TaskEvent, frozen=True, kw_only=True, gc=False):
-    """A worker got the task: attempt number `attempt`, under `lease`."""
+class TaskStarted(TaskEvent, frozen=True, kw_only=True, gc=False, omit_defaults=True):
+    """
+    A worker got the task: attempt number `attempt`, under `lease`.
+
+    `build_id` is that of the worker; with that of its first attempt, further ones go only to workers with the same.
+    """
+
+    VERSION = 2
+    SINCE: ClassVar[Mapping[str, int]] = {"build_id": 2}
 
     worker_id: str
     claim_id: str
     attempt: int
     lease: str
+    build_id: str = ""
 
 
 class TaskProgressed(TaskEvent, frozen=True, kw_only=True, gc=False, omit_defaults=True):

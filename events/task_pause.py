@@ -28,8 +28,13 @@ class TaskPaused(TaskEvent, frozen=True, kw_only=True, gc=False, omit_defaults=T
 
 
 class TaskResumed(TaskEvent, frozen=True, kw_only=True, gc=False, omit_defaults=True):
-    """A paused task goes on: with `payload` instead of its own, if there is one, and `more_retries` than before."""
+    """
+    A paused task goes on: with `payload` instead of its own, if there is one, and `more_retries` than before.
+
+    With `move_to` it is pinned to this version of workers from here on, wherever it began; if that is '', to none.
+    """
 
     reason: str = ""
     payload: Payload | None = None
     more_retries: int = 0
+    move_to: str | None = None

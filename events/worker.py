@@ -23,11 +23,11 @@ class WorkerRegistered(WorkerEvent, frozen=True, kw_only=True, gc=False, omit_de
     A worker was registered; `slots` and `resources` of None mean no limit, no `handles` means every task name.
 
     `registration` is the id that the program gave to its registration; '' means that it gave none. `owned`: see
-    `ContainerCreated`. `labels` are what the filters of tasks know of it.
+    `ContainerCreated`. `labels` are what the filters of tasks know of it. `build_id` names the version of its code.
     """
 
     VERSION = 3
-    SINCE: ClassVar[Mapping[str, int]] = {"registration": 2, "owned": 2, "labels": 3, "named_amounts": 3}
+    SINCE: ClassVar[Mapping[str, int]] = {"registration": 2, "owned": 2, "labels": 3, "named_amounts": 3, "build_id": 3}
 
     slots: int | None = None
     resources: Resources | None = None
@@ -36,6 +36,7 @@ class WorkerRegistered(WorkerEvent, frozen=True, kw_only=True, gc=False, omit_de
     registration: str = ""
     owned: bool = False
     labels: dict[str, Scalar] = {}
+    build_id: str = ""
 
     @property
     def named_amounts(self) -> dict[str, int]:

@@ -25,6 +25,7 @@ from projections.schedule import fires_at
 from projections.shares import counted, key_of, name_in
 from projections.task import SMALL_CHARS, bytes_of, large_bytes_of
 from projections.time_limits import deadline_of
+from projections.version import Builds
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -188,8 +189,8 @@ class Indexes:
         self.now = 0.0
         self.shared: dict[str, FairShare] = {}
         """How the queues are shared whose policy says so."""
-        self.keyed = Keyed()
-        self.lanes = Lanes(self.shared, self.keyed)
+        self.keyed, self.builds = Keyed(), Builds()
+        self.lanes = Lanes(self.shared, self.keyed, self.builds)
         self._lanes_of: dict[str, Lanes] | None = None
         self.running_in: dict[str, int] = {}
         """How many tasks of each queue run, by the name of its account, and of each key in a queue that is shared."""
@@ -379,7 +380,27 @@ class Indexes:
         if was != now:
             self.lanes.forget_aged()
             self._drop_lanes_of()
+        self._route(before, after)
         return self._share_again()
+
+    def _route(self, before: Queue | None, after: Queue | None) -> None:
+        """Put the tasks of a queue into their shapes again if they begin on other versions from now on."""
+        route = None if after is None else after.route
+        if route == (None if before is None else before.route):
+            return
+        name = name_of((after or before).queue_id)  # type: ignore[union-attr]  # one of them is a queue
+        if route is None:
+            del self.builds.routes[name]
+        else:
+            self.builds.routes[name] = route
+        self._drop_lanes_of()
+        self.lanes.regroup(name)
+
+    def versions_changed(self) -> None:
+        """Put all ready tasks into their shapes again: those of a version may go to another one from now on."""
+        self._drop_lanes_of()
+        for queue in sorted({lane.queue for lane in self.lanes.of}):
+            self.lanes.regroup(queue)
 
     def _share_again(self) -> bool:
         """
@@ -550,16 +571,19 @@ class Indexes:
             counts[name] = counts.get(name, 0) + 1  # `_count`, without a call
         if task.queue:
             _count(self._pending_in, task.queue, 1)
-        if task.worker_filter or task.preference:
+        if task.worker_filter or task.preference or task.rule_filter:
             self._count_filters(task, 1)
+        if task.build_id:
+            _count(self.builds.pinned, task.build_id, 1)
         if task.time_limits is not None:
             self._note_deadline(task)
         self._wait(task)
 
     def _count_filters(self, task: Task, by: int) -> None:
         """Count what a pending task asks of its worker, or prefers."""
-        if task.worker_filter:
-            _count(self.worker_filters, task.worker_filter, by)
+        for one in (task.worker_filter, task.rule_filter):
+            if one:
+                _count(self.worker_filters, one, by)
         if task.preference:
             _count(self.worker_filters if task.sticks_to is None else self.stuck_to, task.preference, by)
 
@@ -583,6 +607,10 @@ class Indexes:
         if task.preference != before.preference:
             self._count_filters(before, -1)
             self._count_filters(task, 1)
+        if task.build_id != before.build_id:
+            for build_id, by in ((before.build_id, -1), (task.build_id, 1)):
+                if build_id:
+                    _count(self.builds.pinned, build_id, by)
         if task.payload is not before.payload:
             self._count_large(before, -1)
             self._count_large(task, 1)
@@ -631,7 +659,7 @@ class Indexes:
         if task.program:
             own = lanes_of.get(task.program)
             if own is None:
-                own = lanes_of[task.program] = Lanes(self.shared, self.keyed, spare=0)
+                own = lanes_of[task.program] = Lanes(self.shared, self.keyed, self.builds, spare=0)
             own.add(task)
 
     def _not_pending(self, task: Task) -> None:
@@ -639,8 +667,10 @@ class Indexes:
         _count(self.pending_by_source, task.source, -1)
         if task.queue:
             _count(self._pending_in, task.queue, -1)
-        if task.worker_filter or task.preference:
+        if task.worker_filter or task.preference or task.rule_filter:
             self._count_filters(task, -1)
+        if task.build_id:
+            _count(self.builds.pinned, task.build_id, -1)
         if task.time_limits is not None:
             self._no_deadline(task.task_id)
         self._no_longer_wait(task)

@@ -1,7 +1,8 @@
 """
-Ready tasks by lane: by their queue, and in a queue that is shared, by whose share they take. Pure.
+Ready tasks by lane: by their queue, in a queue that is shared by whose share they take, and by their version. Pure.
 
-A lane has a key only in a queue whose policy shares it, by tenants or by keys; else the key is ''.
+A lane has a key only in a queue whose policy shares it, by tenants or by keys; else the key is ''. It has a build only
+if its tasks go to the workers with this build id: others pass over all of them at once.
 """
 
 from __future__ import annotations
@@ -19,13 +20,15 @@ if TYPE_CHECKING:
     from projections.keyed import Keyed
     from projections.ready import Shape
     from projections.task import Task
+    from projections.version import Builds
 
 
 class LaneName(NamedTuple):
-    """A queue, '' for the default one, and a key in it."""
+    """A queue, '' for the default one, a key in it, and the build that its tasks go to, None for any."""
 
     queue: str
     key: str
+    goes_to: str | None = None
 
 
 USUAL = LaneName("", "")
@@ -35,14 +38,18 @@ class Lanes:
     """
     The lanes that have ready tasks; the usual one is always there.
 
-    *shared* says how the queues are shared that are, *keyed* which keys tasks have by the limits.
+    *shared* says how the queues are shared that are, *keyed* which keys tasks have by the limits, *builds* to which
+    build of workers they go.
     """
 
-    def __init__(self, shared: Mapping[str, FairShare], keyed: Keyed, *, spare: int = EMPTY_SHAPES_KEPT) -> None:
+    def __init__(
+        self, shared: Mapping[str, FairShare], keyed: Keyed, builds: Builds, *, spare: int = EMPTY_SHAPES_KEPT
+    ) -> None:
         self.usual = ReadyTasks()
         self.of: dict[LaneName, ReadyTasks] = {USUAL: self.usual}
         self._shared = shared
         self._keyed = keyed
+        self._builds, self._routes = builds, builds.routes
         self._spare = spare
         self.regroupings = 0
         """How often the tasks were put into other shapes or lanes, since this was made."""
@@ -52,16 +59,18 @@ class Lanes:
     def shape(self, task: Task) -> Shape:
         """Return the shape of a task in its lane, a new one if there is none."""
         keyed = self._keyed
-        if task.queue or self._shared or keyed.limits:
-            key = shape_of(task, keyed.keys(task))
-            group = self._lane(self.lane_of(task))
+        if task.queue or self._shared or keyed.limits or self._routes or task.build_id:
+            lane = self.lane_of(task)
+            key, group = shape_of(task, keyed.keys(task), lane.goes_to), self._lane(lane)
             shape = group.shapes.get(key)
             if shape is None:
                 shape = group.shape(key)
                 if key.keys:
                     keyed.shape_made(shape)
             return shape
-        is_usual = task.resources is NONE and not (task.task_type or task.worker_filter or task.preference)
+        is_usual = task.resources is NONE and not (
+            task.task_type or task.worker_filter or task.preference or task.rule_filter
+        )
         shape = self._shapes.get(task.task_name) if is_usual else None
         if shape is None:
             shape = self.usual.shape(shape_of(task, ()))
@@ -71,14 +80,22 @@ class Lanes:
 
     def has(self, task: Task) -> bool:
         """Return whether a task is ready."""
-        group = self.of.get(self.lane_of(task))
-        shape = None if group is None else group.shapes.get(shape_of(task, self._keyed.keys(task)))
+        lane = self.lane_of(task)
+        group = self.of.get(lane)
+        shape = None if group is None else group.shapes.get(shape_of(task, self._keyed.keys(task), lane.goes_to))
         return shape is not None and task.task_id in shape.members
 
     def ahead_of(self, task: Task, ordering: str) -> int:
-        """Return how many ready tasks of its lane come before a task in an order."""
-        group = self.of.get(self.lane_of(task))
-        return 0 if group is None else sum(shape.ahead_of(task, ordering) for shape in group.shapes.values())
+        """Return how many ready tasks of its queue and share, that could go where it goes, come before a task."""
+        queue, key, goes_to = self.lane_of(task)
+        groups = (
+            group
+            for lane, group in self.of.items()
+            if lane.queue == queue
+            and lane.key == key
+            and (lane.goes_to is None or goes_to is None or lane.goes_to == goes_to)
+        )
+        return sum(shape.ahead_of(task, ordering) for group in groups for shape in group.shapes.values())
 
     @property
     def is_empty(self) -> bool:
@@ -88,7 +105,7 @@ class Lanes:
     def lane_of(self, task: Task) -> LaneName:
         """Return the lane of a task."""
         share = self._shared.get(task.queue)
-        return LaneName(task.queue, "" if share is None else key_of(task, share))
+        return LaneName(task.queue, "" if share is None else key_of(task, share), self._builds.of(task))
 
     def add(self, task: Task) -> None:
         """Add a task that became ready."""

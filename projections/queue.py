@@ -17,13 +17,17 @@ from events.queue import (
     QueuePolicyFailed,
     QueuePolicySet,
     QueueResumed,
+    QueueRouted,
+    Route,
 )
 from projections.stamp import Stamp, missing
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    AnyQueueEvent = QueueDefined | QueuePolicySet | QueuePolicyFailed | QueuePaused | QueueResumed | QueueDeleted
+    AnyQueueEvent = (
+        QueueDefined | QueuePolicySet | QueuePolicyFailed | QueuePaused | QueueResumed | QueueDeleted | QueueRouted
+    )
 
 USUAL = Policy()
 """The policy where none was set."""
@@ -34,6 +38,7 @@ class Queue(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults=T
     One queue; times are commit times in seconds.
 
     Without a `policy` of its own it follows that of the queue `default`. `paused_at` is None while it is not paused.
+    Without a `route` its tasks begin on any version of workers.
     """
 
     queue_id: str
@@ -44,6 +49,7 @@ class Queue(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults=T
     paused_at: float | None = None
     paused_by: str = ""
     reason: str = ""
+    route: Route | None = None
 
 
 MOST_PAST = 1000
@@ -96,6 +102,8 @@ def evolve(queue: Queue | None, event: AnyQueueEvent, stamp: Stamp) -> Queue | N
             return replace(queue, paused_at=stamp.time, paused_by=stamp.actor, reason=event.reason)
         case QueueResumed():
             return replace(queue, paused_at=None, paused_by="", reason="")
+        case QueueRouted():
+            return replace(queue, route=event.route)
         case QueueDeleted():
             if queue.queue_id == DEFAULT:
                 msg = f"event {stamp.position} deletes the queue {DEFAULT!r}, which always exists"

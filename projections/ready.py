@@ -75,7 +75,11 @@ def key_in(ordering: str) -> Callable[[Task], Key]:
 
 
 class ShapeKey(msgspec.Struct, frozen=True, gc=False):
-    """What decides which workers may run a task, and whether one may start now."""
+    """
+    What decides which workers may run a task, and whether one may start now.
+
+    Those of the build `goes_to` may, '' for workers without one, None for all: it is that of the lane.
+    """
 
     task_name: str
     task_type: str
@@ -83,11 +87,22 @@ class ShapeKey(msgspec.Struct, frozen=True, gc=False):
     worker_filter: str = ""
     preference: str = ""
     keys: tuple[str, ...] = ()
+    rule_filter: str = ""
+    goes_to: str | None = None
 
 
-def shape_of(task: Task, keys: tuple[str, ...]) -> ShapeKey:
-    """Return the shape of a task that has these keys by the limits."""
-    return ShapeKey(task.task_name, task.task_type, task.resources, task.worker_filter, task.preference, keys)
+def shape_of(task: Task, keys: tuple[str, ...], goes_to: str | None = None) -> ShapeKey:
+    """Return the shape of a task that has these keys by the limits, and goes to this build."""
+    return ShapeKey(
+        task.task_name,
+        task.task_type,
+        task.resources,
+        task.worker_filter,
+        task.preference,
+        keys,
+        task.rule_filter,
+        goes_to,
+    )
 
 
 class _Order:

@@ -138,7 +138,8 @@ def _changed(schedule: Schedule, event: ChangingScheduleEvent, stamp: Stamp) -> 
         case ScheduleQueued():
             return change(schedule, next_slot=event.next_slot, queued=(*schedule.queued, event.slot))
         case ScheduleSkipped():
-            return change(schedule, next_slot=event.next_slot)
+            queued = tuple(slot for slot in schedule.queued if not event.slot <= slot <= event.through)
+            return change(schedule, next_slot=event.next_slot, queued=queued)
         case SchedulePaused():
             check_legal(LEGAL, schedule.status, PAUSED, event, stamp)
             return change(schedule, status=PAUSED, reason=event.reason)

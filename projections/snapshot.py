@@ -26,6 +26,7 @@ from projections import (
     session,
     shares,
     task,
+    version,
     worker,
 )
 from projections.memory import Slice
@@ -91,6 +92,7 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     schedules: list[schedule.Schedule] = []
     limits: list[limit.Limit] = []
     uses: list[limit.KeyUse] = []
+    versions: list[version.Version] = []
     blockages: list[blockage.Blockage] = []
     made_wait: list[blockage.Pair] = []
     past_holds: list[hold.PastHold] = []

@@ -98,7 +98,9 @@ class Task(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults=Tr
     task that it does again. `cancelling` is how far a task is that shall be cancelled. Until a task is unblocked,
     `waiting_for` has the tasks that it waits for; in an answer, those of them that have not ended. `extended_s` is what
     the running attempt got besides `timeout_s`, `exceeded` the limit that ended the task or its last attempt, '' for
-    `timeout_s`. `preference` is the filter over workers that follows from `prefer`, '' for none.
+    `timeout_s`. `preference` is the filter over workers that follows from `prefer`, '' for none. `build_id` is the
+    version of workers that it is pinned to because it began, or was resumed, there; '' for none.
+    `rule` is the rule of the settings that permitted its submit, `rule_filter` which workers may run it by that.
     """
 
     task_id: str
@@ -158,6 +160,10 @@ class Task(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults=Tr
     worker_filter: str = ""
     prefer: Prefer | None = None
     preference: str = ""
+    build_id: str = ""
+    pin_version: bool = True
+    rule: str = ""
+    rule_filter: str = ""
 
     @property
     def sticks_to(self) -> str | None:
@@ -283,6 +289,8 @@ def content_of(task: Task | TaskSubmitted, payload_digest: str) -> int:
         text += f"\0worker_filter {task.worker_filter}"
     if task.prefer is not None:
         text += f"\0prefer {msgspec.structs.astuple(task.prefer)}"
+    if not task.pin_version:
+        text += "\0not pinned"
     return crc32(text.encode())
 
 
@@ -348,6 +356,9 @@ def submitted_as(event: TaskSubmitted, stamp: Stamp) -> Task:
         worker_filter=intern(event.worker_filter) if event.worker_filter else "",
         prefer=event.prefer,
         preference="" if event.prefer is None else intern(event.prefer.filter or of_worker(event.prefers_worker)),
+        pin_version=event.pin_version,
+        rule=intern(event.rule) if event.rule else "",
+        rule_filter=intern(event.rule_filter) if event.rule_filter else "",
     )
     if event.not_before is not None or event.debounce is not None:
         first = max(event.not_before or 0.0, 0.0 if event.debounce is None else event.debounce.until)
@@ -382,6 +393,8 @@ def _started(task: Task, event: TaskStarted, stamp: Stamp) -> Task:
         task = msgspec.structs.replace(task, progress=0.0, progress_message="")
     if task.extended_s:
         task = msgspec.structs.replace(task, extended_s=0.0)
+    if event.build_id and event.attempt == 1 and task.pin_version:
+        task = msgspec.structs.replace(task, build_id=intern(event.build_id))
     return msgspec.structs.replace(
         task,
         status=RUNNING,
@@ -475,6 +488,7 @@ def _resumed(task: Task, event: TaskResumed, stamp: Stamp) -> Task:
         payload=task.payload if event.payload is None else event.payload,
         more_retries=task.more_retries + event.more_retries,
         resumes=task.resumes + 1,
+        build_id=task.build_id if event.move_to is None else intern(event.move_to),
     )
 
 

@@ -37,7 +37,7 @@ _LASTING: dict[str, Callable[[Task], Any]] = {
 
 LASTING = Fields(_LASTING, _MAPS)
 ALL = Fields(
-    {**_LASTING, "status": _status, "attempt": attrgetter("attempt"), "worker_id": attrgetter("worker_id")}, _MAPS
+    {**_LASTING, "status": _status, **{name: attrgetter(name) for name in ("attempt", "worker_id", "build_id")}}, _MAPS
 )
 
 

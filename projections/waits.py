@@ -10,6 +10,8 @@ from __future__ import annotations
 from itertools import chain
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from events.queue import DEFAULT
 from projections.blockage import UNCLAIMED, name_in, parts, shape_id
 from projections.hold import test_of
@@ -38,14 +40,16 @@ def waited(world: World, task: Task) -> dict[str, float]:
     one that was given back counts as waiting.
     """
     found: dict[str, float] = {}
-    spans, kept_back = _spans(world, task), list(_kept_back(world, task))
+    kept_back = list(_kept_back(world, task))
+    first = _spans(world, not_begun(task))
+    later = _spans(world, task) if task.build_id else first
 
     def note(cause: str, begin: float, end: float) -> None:
         if end > begin:
             found[cause or UNCLAIMED] = found.get(cause or UNCLAIMED, 0.0) + end - begin
 
     for begin, ready, end, cause in _intervals(world, task):
-        at = min(max(begin, ready), end)
+        at, spans = min(max(begin, ready), end), first if begin == task.submitted_at else later
         note(cause, begin, at)
         for since, until, kept_by in kept_back:
             cut = min(max(since, at), end)
@@ -90,8 +94,14 @@ def _why(task: Task, *, is_first: bool) -> str:
     return LATER if task.after is None else DEPENDENT
 
 
+def not_begun(task: Task) -> Task:
+    """Return a task as it was before its first attempt, which decided where it goes on."""
+    return task if not task.build_id else msgspec.structs.replace(task, build_id="")
+
+
 def _spans(world: World, task: Task) -> tuple[Span, ...]:
-    name = name_in(task.queue or DEFAULT, shape_id(shape_of(task, keys_of(task, world.limits))))
+    shape = shape_of(task, keys_of(task, world.limits), world.indexes.builds.of(task))
+    name = name_in(task.queue or DEFAULT, shape_id(shape))
     known = world.blockages.get(name)
     return () if known is None else known.spans
 

@@ -41,7 +41,7 @@ class WorkerState(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defa
 
     `rounds` is the round of the rotation in which it last got a task by ROUND_ROBIN or WEIGHTED_ROUND_ROBIN, counted
     from 1; 0 if it never did. In one round a worker gets as many tasks as its weight. `source` is who registered it, ''
-    if that is not recorded.
+    if that is not recorded. `build_id` names the version of its code, '' if it says none.
     """
 
     worker_id: str
@@ -60,6 +60,7 @@ class WorkerState(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defa
     registration: str = ""
     source: str = ""
     labels: dict[str, Scalar] = {}
+    build_id: str = ""
 
     @property
     def registered_as(self) -> str:
@@ -103,6 +104,7 @@ def _registered(event: WorkerRegistered, stamp: Stamp, *, rounds: float) -> Work
         rounds=rounds,
         source=stamp.owner if event.owned else "",
         labels=event.labels,
+        build_id=event.build_id,
     )
 
 

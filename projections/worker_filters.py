@@ -25,13 +25,14 @@ NONE_MET: frozenset[str] = frozenset()
 
 
 class Facts(msgspec.Struct, frozen=True, gc=False):
-    """What a filter may know of a worker; '' is the container or the node that there is none of."""
+    """What a filter may know of a worker; '' is the container, the node or the build id that there is none of."""
 
     worker_id: str
     labels: dict[str, Scalar] = {}
     container_id: str = ""
     agent_type: str = ""
     node_id: str = ""
+    build_id: str = ""
 
 
 FIELDS = Fields(
@@ -57,8 +58,15 @@ def facts_of(worker: WorkerState, containers: Mapping[str, Container]) -> Facts:
     """Return what a filter may know of a worker."""
     container = containers.get(worker.container_id)
     if container is None:
-        return Facts(worker.worker_id, worker.labels, worker.container_id)
-    return Facts(worker.worker_id, worker.labels, worker.container_id, container.agent_type, container.node_id)
+        return Facts(worker.worker_id, worker.labels, worker.container_id, build_id=worker.build_id)
+    return Facts(
+        worker.worker_id,
+        worker.labels,
+        worker.container_id,
+        container.agent_type,
+        container.node_id,
+        worker.build_id,
+    )
 
 
 def met(facts: Facts, filters: tuple[str, ...]) -> frozenset[str]:

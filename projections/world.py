@@ -41,6 +41,7 @@ from events.service import ServiceEvent
 from events.session import SessionEvent
 from events.task import TaskAttemptFailed, TaskEvent, TaskFailed, TaskStarted, TaskStatus
 from events.task_pause import TaskPaused
+from events.version import VersionEvent
 from events.worker import WorkerEvent
 from projections import (
     blockage,
@@ -56,6 +57,7 @@ from projections import (
     session,
     shares,
     task,
+    version,
     worker,
 )
 from projections.indexes import Indexes
@@ -101,6 +103,7 @@ class World:
         self.accounts: dict[str, shares.Account] = {}
         self.limits: dict[str, limit.Limit] = {}
         self.uses: dict[str, limit.KeyUse] = {}
+        self.versions: dict[str, version.Version] = {}
         self.blockages: dict[str, blockage.Blockage] = {}
         self.made_wait: dict[str, blockage.Pair] = {}
         self.past_holds: dict[str, hold.PastHold] = {}
@@ -124,6 +127,7 @@ class World:
         self.restored_at = 0.0
         self.indexes = Indexes()
         self.indexes.keyed.limits, self.indexes.keyed.uses = self.limits, self.uses
+        self.indexes.builds.retired = self.versions
         self._ended: dict[str, OrderedDict[str, float]] = {kind: OrderedDict() for kind in _TABLES}
         self._folds = _folds(self)
 
@@ -385,6 +389,7 @@ _TABLES = {
     "accounts": ("name", ""),
     "limits": ("limit_id", ""),
     "uses": ("key", ""),
+    "versions": ("build_id", ""),  # before the tasks, of which some go elsewhere since
     "blockages": ("name", ""),
     "made_wait": ("name", ""),
     "past_holds": ("name", ""),
@@ -414,6 +419,7 @@ def _folds(world: World) -> dict[type[Event], Callable[[Any, Stamp], None]]:
         QueueBlocked: _fold_blocked(world),  # the last base of an event counts
         HoldEvent: _fold_hold(world),
         LimitEvent: _fold_limit(world),
+        VersionEvent: _fold_version(world),
         SessionEvent: _fold(world, "sessions", session.evolve),
         InboxEvent: _fold(world, "inboxes", inbox.evolve),
         ScheduleEvent: _fold(world, "schedules", schedule.evolve),
@@ -550,6 +556,23 @@ def _fold_limit(world: World) -> Callable[[Any, Stamp], None]:
             for key in [key for key in uses if limit.limit_of(key) == event.limit_id]:
                 del uses[key]
         world.indexes.limits_changed(world.tasks)
+
+    return fold
+
+
+def _fold_version(world: World) -> Callable[[Any, Stamp], None]:
+    versions = world.versions
+
+    def fold(event: Any, stamp: Stamp) -> None:
+        after = version.evolve(versions.get(event.build_id), event, stamp)
+        _put(versions, event.build_id, after)
+        following = after
+        while following is not None:
+            if following.move_to == event.build_id:
+                msg = f"event {stamp.position} moves the tasks of {event.build_id!r} to where they come from"
+                raise Corrupt(msg)
+            following = versions.get(following.move_to)
+        world.indexes.versions_changed()
 
     return fold
 

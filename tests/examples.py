@@ -37,6 +37,7 @@ DOMAIN = "planning"
 
 VARYING = frozenset({
     "leader", "stream_created", "source", "ended_by", "actor", "paused_by", "placed_by", "defined_by", "summary",
+    "retired_by",
 })  # fmt: skip
 """Fields whose texts differ each time."""
 
@@ -109,6 +110,10 @@ STORY: tuple[Step, ...] = (
     *("queue.define", "queue.pause", "queue.resume", "queue.get", "queue.list", "queue.delete"),
     ("queue.resume", {"queue_id": "default"}),
     "queue.set_policy",
+    *(("worker.register", {"worker_id": f"worker_{build_id}", "build_id": build_id}) for build_id in ("b1", "b2")),
+    *("queue.route", ("queue.route", {"queue_id": "reports"})),
+    *("version.retire", "version.list", "version.reinstate"),
+    *(("worker.leave", {"worker_id": f"worker_{build_id}"}) for build_id in ("b1", "b2")),
     *("hold.place", "hold.get", "hold.list", "hold.lift", "task.find"),
     *("limit.define", "limit.get", "limit.list", "limit.delete"),
     *("schedule.define", "schedule.next", "schedule.pause", "schedule.resume", "schedule.backfill", "schedule.get"),

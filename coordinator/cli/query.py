@@ -131,6 +131,8 @@ _TASK_FACTS = (
     ("key", lambda t: t.fairness_key),
     ("attributes", lambda t: ", ".join(f"{name}={shown_scalar(value)}" for name, value in t.attributes.items())),
     ("worker filter", lambda t: t.worker_filter),
+    ("goes on at build", lambda t: t.build_id),
+    ("security rule", lambda t: t.rule),
     ("prefers", lambda t: f"{t.preference}, for {t.prefer.for_s:g} s" if t.preference else ""),
     ("tenant", lambda t: t.tenant),
     ("trace", lambda t: t.traceparent),
@@ -183,6 +185,7 @@ def task() -> None:
 @click.option("--prefer", metavar="FILTER", default="", help="Wait for such a worker first, if there is one.")
 @click.option("--sticky-to", metavar="ID", default="", help="Wait first for the worker that ran this task.")
 @click.option("--prefer-for", type=Number(0.0, 3600.0, SECONDS), default=5.0, help="How long to wait for it (5 s).")
+@click.option("--any-version", is_flag=True, help="Go on at workers of any version, wherever it began.")
 @click.option("--delay", type=Number(0.0, LATEST_S, SECONDS), help="Start this many seconds from now.")
 @click.option("--not-before", type=Moment(), help="Start at this time at the earliest: 2026-11-23T17:15:00+01:00.")
 @click.option("--id", "task_id", metavar="ID", help="Task id. A second submit with the same id has no effect.")
@@ -268,6 +271,7 @@ def _submit_command(name: str, options: dict[str, Any]) -> SubmitTask:
         attributes=dict(options["attributes"]),
         worker_filter=options["worker_filter"],
         prefer=_prefer(options),
+        pin_version=not options["any_version"],
         retry=retry_of(options),
         after=_after(options),
         not_before=None if options["not_before"] is None else options["not_before"].timestamp(),
@@ -412,6 +416,7 @@ def task_pause(ctx: click.Context, task_id: str, reason: str, url: str | None) -
 @click.argument("task_id")
 @click.option("--payload", help="JSON passed to the handler instead of its own.")
 @click.option("--more-retries", type=click.IntRange(0, 1000), default=0, help="Retries in addition to those it had.")
+@click.option("--move-to", metavar="BUILD", help="Go on at workers of this version; '' for any.")
 @REASON
 @URL
 @click.pass_context
@@ -422,6 +427,7 @@ def task_resume(ctx: click.Context, /, task_id: str, url: str | None, **options:
         payload=given_payload(options["payload"]),
         more_retries=options["more_retries"],
         reason=options["reason"],
+        move_to=options["move_to"],
     )
     asking(ctx, url, lambda client: client.execute(command))
 

@@ -215,6 +215,10 @@ def worker() -> None:
     "--label", "labels", metavar="NAME=VALUE", type=Attribute(), multiple=True,
     help="What the filters of tasks may know of it. Repeatable.",
 )  # fmt: skip
+@click.option(
+    "--build-id", metavar="ID", default="", envvar="COORDINATOR_BUILD_ID", show_envvar=True,
+    help="Version of its code: a task goes on where it began.",
+)  # fmt: skip
 @click.pass_context
 def worker_run(
     ctx: click.Context, /, module: str, url: str | None, worker_id: str | None, slots: int, **options: Any
@@ -241,6 +245,7 @@ def worker_run(
             slots=slots,
             resources=resources,
             labels=dict(options["labels"]),
+            build_id=options["build_id"],
             cpu_overcommit=settings.node.cpu_overcommit,
             # Two heartbeats may be lost before the coordinator gives the worker's tasks to another one.
             beat_s=min(BEAT_S, settings.scheduler.lease_s / 3),

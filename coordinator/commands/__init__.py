@@ -23,6 +23,7 @@ from coordinator.commands import (
     session,
     task,
     task_pause,
+    version,
     worker,
 )
 from coordinator.commands.command import Command
@@ -36,6 +37,7 @@ KINDS = (
         queue,
         hold,
         limit,
+        version,
         schedule,
         worker,
         service,

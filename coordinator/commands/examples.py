@@ -359,6 +359,17 @@ LAG: dict[str, Any] = {
 
 QUEUE: dict[str, Any] = {"queue_id": "reports", "defined": [40, 0], "weight": 2.0}
 
+QUEUE_ROUTED: dict[str, Any] = {**QUEUE, "route": {"current": "b1", "ramping": "b2", "percent": 10.0}}
+
+VERSION: dict[str, Any] = {
+    "build_id": "b1",
+    "retired": [41, 0],
+    "retired_at": 1795967531.66,
+    "move_to": "b2",
+    "retired_by": "planning",
+    "reason": "it loses letters",
+}
+
 LIMIT: dict[str, Any] = {
     "limit_id": "per_customer",
     "defined": [41, 0],

@@ -5,9 +5,9 @@ from __future__ import annotations
 import msgspec
 
 from coordinator.commands.command import PAGES, Command, Example, Question
-from coordinator.commands.examples import QUEUE, QUEUE_FAIR, QUEUE_PAUSED
+from coordinator.commands.examples import QUEUE, QUEUE_FAIR, QUEUE_PAUSED, QUEUE_ROUTED
 from coordinator.commands.task import SchedulingStrategy
-from events.queue import DEFAULT, Policy
+from events.queue import DEFAULT, Policy, Route
 from projections.queue import Queue
 
 SHARES_SHOWN = 100
@@ -129,6 +129,28 @@ class ResumeQueue(Command[Queue], frozen=True, kw_only=True, gc=False):
     EXAMPLE = Example({"queue_id": "reports"}, QUEUE)
 
     queue_id: str
+    reason: str = ""
+
+
+class RouteQueue(Command[Queue], frozen=True, kw_only=True, gc=False):
+    """
+    Begin the tasks of a queue on certain versions of workers, those that wait already, too; without a route, on any.
+
+    A task stays on the version that it has begun on. So a share is ramped up, or rolled back, by another route. It is
+    refused if no worker that is registered has a build id that it names, unless `without_workers` is true.
+    """
+
+    KIND, VERB, REMEMBERED = "queue", "route", True
+    FOR = frozenset()
+    REFUSALS = frozenset({"bad_number", "bad_text", "bad_version", "not_found", "unknown_version"})
+    EXAMPLE = Example(
+        {"queue_id": "reports", "route": {"current": "b1", "ramping": "b2", "percent": 10.0}, "reason": "carefully"},
+        QUEUE_ROUTED,
+    )
+
+    queue_id: str = DEFAULT
+    route: Route | None = None
+    without_workers: bool = False
     reason: str = ""
 
 

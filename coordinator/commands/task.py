@@ -33,9 +33,12 @@ class SubmitTask(Command[str], frozen=True, kw_only=True, gc=False):
     `not_before`, in seconds since 1970, or before `delay_s` seconds have passed since the submit. `timeout_s` limits
     one attempt; `time_limits` are the other limits. `attributes` are what filters and limits may know of its content:
     at most 16 texts, numbers and truth values, 1 KiB together. Only workers that meet `worker_filter` get it, such as
-    `labels.zone == "eu"`; its fields are `worker_id`, `labels.…`, `container_id`, `agent_type` and `node_id`. With
-    `prefer`, for so many seconds after it became ready (`for_s`), it goes only to a worker that meets `filter`, or that
-    ran the task `sticky_to` last, as long as such a worker is registered and not draining; then to any that may run it.
+    `labels.zone == "eu"`; its fields are `worker_id`, `labels.…`, `container_id`, `agent_type`, `node_id` and
+    `build_id`. With `prefer`, for so many seconds after it became ready (`for_s`), it goes only to a worker that meets
+    `filter`, or that ran the task `sticky_to` last, as long as such a worker is registered and not draining; then to
+    any that may run it.
+    A task goes on where it began: once an attempt ran at a worker with a build id, further ones go only to workers with
+    the same, unless `pin_version` is false.
     """
 
     KIND, VERB = "task", "submit"
@@ -67,6 +70,7 @@ class SubmitTask(Command[str], frozen=True, kw_only=True, gc=False):
     attributes: dict[str, Scalar] = {}
     worker_filter: str = ""
     prefer: Prefer | None = None
+    pin_version: bool = True
 
 
 class ClaimTasks(Command[list[Task]], frozen=True, kw_only=True, gc=False):

@@ -35,7 +35,7 @@ class RegisterWorker(Command[WorkerTerms], frozen=True, kw_only=True, gc=False):
     `id_in_use` while the first was heard within two heartbeats, and replaces it after that. A program that gives none
     shares the worker. `generation` is that of the container that the program runs in: the current one need not wait,
     and an earlier one is refused. `labels` are what the filters of tasks know of it: at most 32 texts, numbers and
-    truth values, 2 KiB together.
+    truth values, 2 KiB together. `build_id` names the version of its code: a task stays on the one that it began on.
     """
 
     KIND, VERB = "worker", "register"
@@ -57,6 +57,7 @@ class RegisterWorker(Command[WorkerTerms], frozen=True, kw_only=True, gc=False):
     registration: str = ""
     generation: str = ""
     labels: dict[str, Scalar] = {}
+    build_id: str = ""
 
 
 class DrainWorker(Command[None], frozen=True, kw_only=True, gc=False):

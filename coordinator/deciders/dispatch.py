@@ -23,6 +23,7 @@ from coordinator.deciders import (
     silence,
     task,
     task_pause,
+    version,
     worker,
 )
 from coordinator.deciders.dependents import following
@@ -55,6 +56,7 @@ DECIDERS: dict[type[Command], Decider] = {
     **pool.DECIDERS,
     **schedule.DECIDERS,
     **limit.DECIDERS,
+    **version.DECIDERS,
     **queue.DECIDERS,
     **hold.DECIDERS,
     **silence.DECIDERS,

@@ -8,9 +8,18 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from coordinator.commands.command import Command
-from coordinator.commands.queue import STRATEGIES, DefineQueue, DeleteQueue, PauseQueue, ResumeQueue, SetPolicy
+from coordinator.commands.queue import (
+    STRATEGIES,
+    DefineQueue,
+    DeleteQueue,
+    PauseQueue,
+    ResumeQueue,
+    RouteQueue,
+    SetPolicy,
+)
 from coordinator.commands.validation import check_number, check_text
 from coordinator.deciders.rules import Decider, Teller
+from coordinator.deciders.version import check_route
 from events.errors import NotFound, Refused, shown
 from events.ids import checked
 from events.queue import (
@@ -22,6 +31,7 @@ from events.queue import (
     QueuePaused,
     QueuePolicySet,
     QueueResumed,
+    QueueRouted,
 )
 from events.task import TaskStatus
 from projections.queue import default_queue, name_of, policy_of
@@ -96,6 +106,17 @@ def resume(world: World, command: ResumeQueue, context: DecisionContext) -> Even
     if _known(world, command.queue_id).paused_at is None:
         return ()
     return (QueueResumed(queue_id=command.queue_id, reason=command.reason),)
+
+
+def route(world: World, command: RouteQueue, context: DecisionContext) -> Events:
+    """Begin the tasks of a queue on certain versions of workers, or on any."""
+    known = _known(world, command.queue_id)
+    check_text("reason", command.reason, context.rules.text_chars_max)
+    if known.route == command.route:
+        return ()
+    if command.route is not None:
+        check_route(world, command.route, may_wait=command.without_workers)
+    return (QueueRouted(queue_id=command.queue_id, route=command.route, reason=command.reason),)
 
 
 def delete(world: World, command: DeleteQueue, context: DecisionContext) -> Events:
@@ -230,7 +251,7 @@ def _known(world: World, queue_id: str) -> Queue:
     raise NotFound(f"queue {queue_id!r} not found: {_right(world, queue_id)}")
 
 
-def _told(world: World, command: DefineQueue | SetPolicy | PauseQueue | ResumeQueue, *_: object) -> Queue:
+def _told(world: World, command: DefineQueue | SetPolicy | PauseQueue | ResumeQueue | RouteQueue, *_: object) -> Queue:
     return world.queues.get(command.queue_id) or default_queue()
 
 
@@ -239,6 +260,7 @@ DECIDERS: dict[type[Command], Decider] = {
     SetPolicy: set_policy,
     PauseQueue: pause,
     ResumeQueue: resume,
+    RouteQueue: route,
     DeleteQueue: delete,
 }
 TELLERS: dict[type[Command], Teller] = {
@@ -246,4 +268,5 @@ TELLERS: dict[type[Command], Teller] = {
     SetPolicy: _told,
     PauseQueue: _told,
     ResumeQueue: _told,
+    RouteQueue: _told,
 }

@@ -45,6 +45,22 @@ class AgentType(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     stop_grace_s: float = 10.0
 
 
+class TaskRule(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """
+    Which tasks some users may submit, and the agents and nodes that run them; a pattern has `*` for any text.
+
+    Without `agent_types` and `nodes` every worker runs them; with both, a worker must meet both.
+    """
+
+    name: str
+    users: tuple[str, ...] = ("*",)
+    tenants: tuple[str, ...] = ("*",)
+    task_names: tuple[str, ...] = ("*",)
+    queues: tuple[str, ...] = ("*",)
+    agent_types: tuple[str, ...] = ()
+    nodes: tuple[str, ...] = ()
+
+
 class Rules(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """Limits and times of decisions; durations in seconds."""
 
@@ -85,6 +101,8 @@ class Rules(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     text_chars_max: int = 1024
     remembered_max: int = 10_000_000
     cpu_overcommit: float = 4.0
+    task_rules: tuple[TaskRule, ...] = ()
+    """In this order; without any, everybody may submit everything."""
 
 
 class Limits(msgspec.Struct, frozen=True, kw_only=True):

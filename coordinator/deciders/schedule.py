@@ -30,8 +30,9 @@ from coordinator.deciders.queue import check_queue
 from coordinator.deciders.rules import Decider, Teller, check_churn, standing
 from coordinator.deciders.slots import check_timing, newest_first, next_after
 from coordinator.deciders.submission import submission
+from coordinator.deciders.submit_rules import permitted
 from coordinator.deciders.task import check_new_payload, check_room
-from events.errors import CoordinationError, Refused
+from events.errors import CoordinationError, Forbidden, Refused
 from events.ids import checked
 from events.schedule import (
     Catchup,
@@ -123,6 +124,8 @@ def _content(world: World, command: DefineSchedule, context: DecisionContext) ->
     as_submitted = submission(world, SubmitTask(task_id="of_a_slot", **asked), context)
     if as_submitted.queue:
         check_queue(world, as_submitted.queue)
+    if context.rules.task_rules:
+        permitted(as_submitted, context.actor, context.tenant, context.rules.task_rules)
     return msgspec.structs.replace(given, max_retries=as_submitted.max_retries, time_limits=as_submitted.time_limits)
 
 
@@ -170,17 +173,19 @@ def delete(world: World, command: DeleteSchedule, context: DecisionContext) -> E
 def backfill(world: World, command: BackfillSchedule, context: DecisionContext) -> Events:
     """Submit the tasks of slots that have passed, without those that are known."""
     schedule = _living(world, command.schedule_id)
-    new = [slot for slot in _slots_between(schedule, command, context) if not _is_known(world, schedule, slot)]
+    slots = _slots_between(schedule, command, context)
+    new = [event for slot in slots if (event := _submitted(world, schedule, slot, context)) is not None]
     if new:
         check_room(world, context.rules, len(new))
     events: list[Event] = []
-    for slot in new:
-        events.append(_submitted(schedule, slot))
+    for event in new:
+        assert event.occurrence is not None
+        events.append(event)
         events.append(
             ScheduleFired(
                 schedule_id=schedule.schedule_id,
-                slot=slot,
-                task_id=task_id_of(schedule.schedule_id, slot),
+                slot=event.occurrence.slot,
+                task_id=event.task_id,
                 next_slot=schedule.next_slot,
                 is_backfill=True,
             )
@@ -240,7 +245,7 @@ def _due_for(world: World, schedule_id: str, context: DecisionContext) -> Iterat
     now = context.now
     schedule = world.schedules[schedule_id]
     if schedule.queued and not _runs(world, schedule):
-        yield from _fire(world, schedule, schedule.queued[0], schedule.next_slot)  # it has waited: it is in the queue
+        yield from _fire(world, schedule, schedule.queued[0], schedule.next_slot, context)
         schedule = world.schedules[schedule_id]
     first = schedule.next_slot
     if first is None or fires_at(schedule, first) > now:
@@ -291,6 +296,11 @@ def _slots_due(schedule: Schedule, first: int, now: float) -> tuple[list[int], i
 def _occur(world: World, schedule: Schedule, slot: int, then: int | None, context: DecisionContext) -> Iterator[Event]:
     """Yield what a slot leads to while the task before it may not have ended."""
     schedule_id = schedule.schedule_id
+    try:
+        event = _submitted(world, schedule, slot, context)
+    except Forbidden:
+        yield _forbidden(schedule, slot, then)
+        return
     runs = _runs(world, schedule)
     if schedule.overlap is Overlap.CANCEL:
         if runs:
@@ -303,26 +313,39 @@ def _occur(world: World, schedule: Schedule, slot: int, then: int | None, contex
         reason = "overlap" if schedule.overlap is Overlap.SKIP else "queue_full"
         yield ScheduleSkipped(schedule_id=schedule_id, slot=slot, through=slot, reason=reason, next_slot=then)
         return
-    first: Events = ()
-    event = _submitted(schedule, slot)
-    if world.limits and not _is_known(world, schedule, slot):
+    if event is not None and world.limits:
         try:
             event, first, existing = limit.admitted(world, event, schedule.tenant, context)
         except Refused:
-            existing = "another"
+            first, existing = (), "another"
         if existing:
             yield ScheduleSkipped(schedule_id=schedule_id, slot=slot, through=slot, reason="busy", next_slot=then)
             return
-    yield from first
-    yield from _fire(world, schedule, slot, then, event)
+        yield from first
+    yield from _fired(schedule, slot, then, event)
 
 
-def _fire(
-    world: World, schedule: Schedule, slot: int, then: int | None, event: TaskSubmitted | None = None
-) -> Iterator[Event]:
+def _fire(world: World, schedule: Schedule, slot: int, then: int | None, context: DecisionContext) -> Iterator[Event]:
+    """Yield what a slot leads to that waited for the task before it."""
+    try:
+        event = _submitted(world, schedule, slot, context)
+    except Forbidden:
+        yield _forbidden(schedule, slot, then)
+        return
+    yield from _fired(schedule, slot, then, event)
+
+
+def _forbidden(schedule: Schedule, slot: int, then: int | None) -> ScheduleSkipped:
+    """Return that who made a schedule may not submit its task any more."""
+    return ScheduleSkipped(
+        schedule_id=schedule.schedule_id, slot=slot, through=slot, reason="forbidden", next_slot=then
+    )
+
+
+def _fired(schedule: Schedule, slot: int, then: int | None, event: TaskSubmitted | None) -> Iterator[Event]:
     """Yield the task of a slot, unless it is there already, and then that the slot was fired."""
-    if not _is_known(world, schedule, slot):
-        yield _submitted(schedule, slot) if event is None else event
+    if event is not None:
+        yield event
     yield ScheduleFired(
         schedule_id=schedule.schedule_id,
         slot=slot,
@@ -331,7 +354,20 @@ def _fire(
     )
 
 
-def _submitted(schedule: Schedule, slot: int) -> TaskSubmitted:
+def _submitted(world: World, schedule: Schedule, slot: int, context: DecisionContext) -> TaskSubmitted | None:
+    """
+    Return the task of a slot, None if it is there already.
+
+    Raises:
+        Forbidden: who made the schedule may not submit it by the rules of now.
+    """
+    if _is_known(world, schedule, slot):
+        return None
+    event, rules = _task_of(schedule, slot), context.rules.task_rules
+    return permitted(event, schedule.source, schedule.tenant, rules) if rules else event
+
+
+def _task_of(schedule: Schedule, slot: int) -> TaskSubmitted:
     """Return the task of a slot; its content was checked when the schedule was defined."""
     task = schedule.task
     assert task is not None, "a deleted schedule fires nothing"
@@ -351,6 +387,7 @@ def _submitted(schedule: Schedule, slot: int) -> TaskSubmitted:
         retry=task.retry,
         attributes=task.attributes,
         worker_filter=task.worker_filter,
+        pin_version=task.pin_version,
         occurrence=Occurrence(schedule_id=schedule.schedule_id, slot=slot, source=schedule.source),
     )
 

@@ -30,9 +30,10 @@ from coordinator.deciders.queue import check_queue
 from coordinator.deciders.retries import backoff_s, is_final
 from coordinator.deciders.rules import Decider, Teller, not_found
 from coordinator.deciders.submission import check_payload, same_content, same_key, same_task, submission
+from coordinator.deciders.submit_rules import permitted
 from coordinator.deciders.time_limits import LEAST_S, MOST_S, timed_out
 from events.base import START
-from events.errors import Refused, StaleLease, Unavailable
+from events.errors import Forbidden, Refused, StaleLease, Unavailable
 from events.idempotency import IdempotencyForgotten
 from events.ids import checked
 from events.retry import ERROR_TYPE_CHARS_MAX, PAUSE, PAUSE_MAX_S, TRACEBACK_CHARS_MAX
@@ -104,7 +105,14 @@ def submit(world: World, command: SubmitTask, context: DecisionContext) -> Event
 def _admitted(
     world: World, event: TaskSubmitted, command: SubmitTask, context: DecisionContext
 ) -> tuple[limit.Admitted, TaskCancelled | None]:
-    """Return what becomes of a new task by the limits, and its end if what it waits for can no longer come about."""
+    """
+    Return what becomes of a new task by rules and limits, and its end if what it waits for can no longer come about.
+
+    Raises:
+        Refused: the limits do not let it wait. Forbidden: no rule permits it.
+    """
+    if context.rules.task_rules:
+        event = permitted(event, context.actor, context.tenant, context.rules.task_rules)
     if event.queue:
         check_queue(world, event.queue)
     check_room(world, context.rules)
@@ -469,6 +477,9 @@ def _reported(task: Task, lease: str, worker_id: str, outcome: str, now: float) 
             raise Refused(msg, reason="not_ready")
         if task.not_before is not None and task.not_before > now:
             raise too_early(task, task.not_before, outcome, now)
+        if task.rule_filter:
+            msg = f"rule {task.rule} lets task {task.task_id!r} run only where {task.rule_filter}: claim it there"
+            raise Forbidden(msg)
         attempt = task.attempt + 1
         made = f"{DIRECT}.{attempt}"
         worker = checked(worker_id, "worker_id") if worker_id else DIRECT

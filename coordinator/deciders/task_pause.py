@@ -8,6 +8,7 @@ from coordinator.commands.task_pause import PauseTask, ResumeTask
 from coordinator.commands.validation import check_number, check_text
 from coordinator.deciders.submission import check_payload
 from coordinator.deciders.task import already_ended, check_bytes, status_of
+from coordinator.deciders.version import check_target
 from events.errors import Refused
 from events.ids import checked
 from events.task import TaskStatus
@@ -46,9 +47,15 @@ def resume(world: World, command: ResumeTask, context: DecisionContext) -> Event
         raise Refused(msg, reason="not_paused")
     if command.payload is not None and len(command.payload.data) > SMALL_CHARS:
         check_bytes(world, bytes_of(command.payload), context)
+    if command.move_to:
+        check_target(world, "move_to", checked(command.move_to, "move_to"))
     return (
         TaskResumed(
-            task_id=task.task_id, reason=command.reason, payload=command.payload, more_retries=command.more_retries
+            task_id=task.task_id,
+            reason=command.reason,
+            payload=command.payload,
+            more_retries=command.more_retries,
+            move_to=command.move_to,
         ),
     )
 

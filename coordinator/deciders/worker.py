@@ -62,6 +62,8 @@ def register(world: World, command: RegisterWorker, context: DecisionContext) ->
         check_text("handles", name, 128, least=1)
     if command.labels:
         _check_labels(command.labels)
+    if command.build_id:
+        checked(command.build_id, "build_id")
     check_generation(world, command.container_id, command.generation)
     known = world.workers.get(command.worker_id)
     registration = command.registration
@@ -78,6 +80,7 @@ def register(world: World, command: RegisterWorker, context: DecisionContext) ->
         registration=registration,
         owned=bool(context.actor),
         labels=command.labels,
+        build_id=command.build_id,
     )
     if known is not None and known.status is WorkerStatus.ACTIVE and again(known, context) == offered:
         return ()
@@ -222,6 +225,7 @@ def again(worker: WorkerState, context: DecisionContext) -> WorkerRegistered:
         registration=worker.registration,
         owned=bool(context.actor),
         labels=worker.labels,
+        build_id=worker.build_id,
     )
 
 

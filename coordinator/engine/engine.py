@@ -426,7 +426,7 @@ class Engine:
         room = asked.room
         if room is not None and room.left() <= 0:
             raise ask_again()
-        value = ask(self.world, self.signs, asked.command, heard_now, self.rules)
+        value = ask(self.world, self.signs, asked.command, heard_now, self.rules, asked.caller)
         if Waiting.must_wait(asked.command, value):
             return _WAITS
         if room is None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 
+from coordinator.commands.caller import Caller
 from coordinator.commands.cluster import ClusterStats, GetStats, ListInboxes
 from coordinator.commands.command import Command
 from coordinator.commands.container import GetContainer, ListContainers
@@ -23,14 +24,16 @@ from coordinator.commands.service import CheckOutcome, FindServices, GetHealthHi
 from coordinator.commands.session import GetSession
 from coordinator.commands.task import FindTasks, GetTask, ListTasks, OfferTasks, TasksFound
 from coordinator.commands.validation import check_number
+from coordinator.commands.version import ListVersions
 from coordinator.commands.worker import ListWorkers
 from coordinator.deciders.housing import said_of
-from coordinator.deciders.rules import Rules, not_found, standing
+from coordinator.deciders.rules import DecisionContext, Rules, not_found, standing
 from coordinator.deciders.service import living
 from coordinator.deciders.slots import local_time, next_after
 from coordinator.deciders.worker import check_wanted
 from coordinator.engine.limit_views import limit_view, limit_views
 from coordinator.engine.queue_views import queue_view, queue_views, queues_of
+from coordinator.engine.version_views import version_views
 from coordinator.placement.explain import explain, plan
 from coordinator.placement.matching import offered
 from events.coordinator import ClaimFilter
@@ -57,6 +60,7 @@ if TYPE_CHECKING:
 Thing = TypeVar("Thing")
 
 USUAL_RULES = Rules()
+NOBODY = Caller(actor="", tenant="")
 MOST_LISTED = 1000
 MOST_FOUND = 10_000
 """Services in one answer: they are small, and a caller needs all candidates to choose from."""
@@ -70,9 +74,16 @@ MOST_PASSED = 100_000
 """How far from its beginning a list is read here; followers read on from anywhere."""
 
 
-def ask(world: World, signs: Signs, question: Command, heard_now: float, rules: Rules = USUAL_RULES) -> Any:
+def ask(
+    world: World,
+    signs: Signs,
+    question: Command,
+    heard_now: float,
+    rules: Rules = USUAL_RULES,
+    caller: Caller = NOBODY,
+) -> Any:
     """
-    Answer one question; a list comes as an iterator, so that no more of it is made than is wanted.
+    Answer one question of *caller*; a list comes as an iterator, so that no more of it is made than is wanted.
 
     Raises:
         NotFound, Refused: the entity does not exist; the question is malformed.
@@ -105,7 +116,8 @@ def ask(world: World, signs: Signs, question: Command, heard_now: float, rules: 
         case ExplainTask():
             return explain(world, signs, one_of(world.tasks, question.task_id, "task"), rules, heard_now)
         case PlanTask():
-            return plan(world, signs, question.task, rules, heard_now)
+            context = DecisionContext(world.indexes.now, rules, caller.tenant, caller.actor)
+            return plan(world, signs, question.task, context, heard_now)
         case OfferTasks():
             return _offered(world, question)
         case GetQueue():
@@ -116,6 +128,9 @@ def ask(world: World, signs: Signs, question: Command, heard_now: float, rules: 
             return limit_view(world, one_of(world.limits, question.limit_id, "limit"))
         case ListLimits():
             return limit_views(world, _sorted(world.limits, question))
+        case ListVersions():
+            views = version_views(world, signs, rules, heard_now)
+            return _page(views, iter(views), question)
         case GetHold():
             return _hold(world, one_of(world.holds, question.hold_id, "hold"))
         case ListHolds():

@@ -112,7 +112,10 @@ def _made_wait(world: World, queue_id: str) -> list[MadeWait]:
 
 def _sharers(world: World, queue: str, share: FairShare) -> list[Sharer]:
     indexes = world.indexes
-    ready = {lane.key: group.count for lane, group in indexes.lanes.of.items() if lane.queue == queue and group.count}
+    ready: Counter[str] = Counter()
+    for lane, group in indexes.lanes.of.items():
+        if lane.queue == queue and group.count:
+            ready[lane.key] += group.count
     prefix = name_in(queue, "")
     running = {
         name.removeprefix(prefix): count for name, count in indexes.running_in.items() if name.startswith(prefix)

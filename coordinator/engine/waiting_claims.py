@@ -243,7 +243,8 @@ class SchedulingWorker:
         for claim in seen.claims.values():
             if not claim.strategy:
                 wanted[claim.worker_id] = wanted.get(claim.worker_id, 0) + claim.slots
-        workers = [world.workers[worker_id] for worker_id in wanted if worker_id in world.workers]
+        known = (world.workers[worker_id] for worker_id in wanted if worker_id in world.workers)
+        workers = [worker for worker in known if worker.build_id not in world.versions]
         tasks = [msgspec.structs.replace(task, payload=None) for task in ready_for_custom(world, most)]
         if not workers or not tasks:
             return None

@@ -11,6 +11,8 @@ from collections import Counter
 from itertools import chain, islice
 from typing import TYPE_CHECKING
 
+from msgspec.structs import replace
+
 from coordinator.deciders.housing import SERVING, said_of
 from coordinator.deciders.rules import present_s
 from coordinator.placement.sources import Patience
@@ -19,7 +21,7 @@ from events.resources import NONE
 from events.task import TaskStatus
 from projections.blockage import name_in, shape_id
 from projections.limit import limit_of, opens_at
-from projections.ready import FIFO
+from projections.ready import FIFO, ShapeKey
 from projections.time_limits import waits_since
 from projections.worker import WorkerStatus
 from projections.worker_filters import condition, facts_of
@@ -31,7 +33,7 @@ if TYPE_CHECKING:
     from coordinator.deciders.signs import Signs
     from events.base import Position
     from events.resources import Resources
-    from projections.ready import Shape, ShapeKey
+    from projections.ready import Shape
     from projections.task import Task
     from projections.worker import WorkerState
     from projections.world import World
@@ -46,6 +48,8 @@ AGAIN_AFTER_S = 10.0
 
 _Found = tuple[str, str, "Iterable[str]"]
 """A cause, '' for none; the key of a limit; and the ids of tasks that are in the way."""
+_What = tuple[str, str, str, "str | None", "Resources"]
+"""What decides which workers may ever run tasks of a shape."""
 
 
 class Blockages:
@@ -57,7 +61,7 @@ class Blockages:
         self._began = self._before = world.time
         """When this round began, and the one before."""
         self._seen: set[str] = set()
-        self._able: dict[tuple[str, str, Resources], list[WorkerState]] = {}
+        self._able: dict[_What, list[WorkerState]] = {}
         self._able_at = -1
         self._regroupings = world.indexes.lanes.regroupings
 
@@ -88,7 +92,7 @@ class Blockages:
         self._seen = set()
         self._round = iter(self._shapes())
 
-    def _registered(self) -> dict[tuple[str, str, Resources], list[WorkerState]]:
+    def _registered(self) -> dict[_What, list[WorkerState]]:
         """Return which workers may ever run a shape, as far as it was asked for since one of them changed."""
         changes = self._world.indexes.worker_changes
         if changes != self._able_at:
@@ -179,7 +183,7 @@ class _Able:
         signs: Signs,
         heard_now: float,
         most_silent_s: float,
-        known: dict[tuple[str, str, Resources], list[WorkerState]],
+        known: dict[_What, list[WorkerState]],
     ) -> None:
         self._world = world
         self._signs = signs
@@ -189,7 +193,7 @@ class _Able:
 
     def of(self, key: ShapeKey) -> list[WorkerState]:
         """Return the workers that could run tasks of a shape if they had nothing else to do."""
-        what = (key.task_name, key.worker_filter, key.resources)
+        what = (key.task_name, key.worker_filter, key.rule_filter, key.goes_to, key.resources)
         found = self._known.get(what)
         if found is None:
             found = self._known[what] = [
@@ -199,6 +203,10 @@ class _Able:
 
     def never(self, key: ShapeKey) -> str:
         """Return why no worker could ever run tasks of a shape, '' if one could."""
+        if key.goes_to is not None:
+            of_version = self.of(ShapeKey(key.task_name, "", NONE, goes_to=key.goes_to))
+            if not any(map(self._is_heard, of_version)):
+                return "version_without_workers"
         if self.of(key):
             return ""
         workers = self._world.workers.values()
@@ -206,7 +214,9 @@ class _Able:
             return "no_worker"
         if not any(self._handles(one, key) for one in workers):
             return "no_handler"
-        return "too_large" if any(True for _ in self._matching(key)) else "no_match"
+        if any(True for _ in self._matching(key)):
+            return "too_large"
+        return "not_permitted" if any(True for _ in self._matching(replace(key, rule_filter=""))) else "no_match"
 
     def now(self, key: ShapeKey) -> str:
         """Return why no worker runs tasks of a shape now, '' if one has room for the next one."""
@@ -225,16 +235,18 @@ class _Able:
         return "workers_silent" if is_present else "workers_stopping"
 
     def _matching(self, key: ShapeKey) -> Iterator[WorkerState]:
-        meets = condition(key.worker_filter) if key.worker_filter else None
+        filters = [condition(one) for one in (key.worker_filter, key.rule_filter) if one]
         for one in self._world.workers.values():
-            if self._handles(one, key) and (meets is None or meets(facts_of(one, self._world.containers))):
+            if not self._handles(one, key) or (key.goes_to is not None and one.build_id != key.goes_to):
+                continue
+            if not filters or all(meets(facts_of(one, self._world.containers)) for meets in filters):
                 yield one
 
     def _handles(self, worker: WorkerState, key: ShapeKey) -> bool:
         return not worker.is_ended and (not worker.handles or key.task_name in worker.handles)
 
     def _is_present(self, worker: WorkerState) -> bool:
-        if worker.status is not WorkerStatus.ACTIVE:
+        if worker.status is not WorkerStatus.ACTIVE or worker.build_id in self._world.versions:
             return False
         return not worker.container_id or said_of(self._world, worker.container_id) in SERVING
 

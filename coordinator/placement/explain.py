@@ -50,18 +50,19 @@ FACTS_SHOWN = 5
 
 _TIERS = list(Tier)
 FITS = "fits"
-_PERMANENT = frozenset({"other_names", "too_small", "labels"})
+_PERMANENT = frozenset({"other_names", "too_small", "labels", "other_version", "rule"})
 """What a worker will never do for this task, as it is registered."""
+_STOPPING = frozenset({"draining", "container", "retired"})
 
 
-def plan(world: World, signs: Signs, command: SubmitTask, rules: Rules, heard_now: float) -> Explanation:
+def plan(world: World, signs: Signs, command: SubmitTask, context: DecisionContext, heard_now: float) -> Explanation:
     """
-    Tell what `explain` would say of a task right after its submit, without submitting it.
+    Tell what `explain` would say of a task right after its submit by who asks, without submitting it.
 
     Raises:
         Refused: its submit would be refused. NotFound: a task that it names does not exist.
     """
-    return explain(world, signs, planned(world, command, DecisionContext(world.indexes.now, rules)), rules, heard_now)
+    return explain(world, signs, planned(world, command, context), context.rules, heard_now)
 
 
 def explain(world: World, signs: Signs, task: Task, rules: Rules, heard_now: float) -> Explanation:
@@ -160,8 +161,15 @@ def _against(
         yield "other_names", f"handles {', '.join(worker.handles[:5])}"
     if task.worker_filter and not condition(task.worker_filter)(facts := facts_of(worker, world.containers)):
         yield "labels", f"has {_facts(facts, task.worker_filter)}; asked is {task.worker_filter}"
+    if task.rule_filter and not condition(task.rule_filter)(facts := facts_of(worker, world.containers)):
+        yield "rule", f"has {_facts(facts, task.rule_filter)}; security rule {task.rule} asks for {task.rule_filter}"
     if waits_s and not condition(task.preference)(facts_of(worker, world.containers)):
         yield "preferred", f"it waits {waits_s:.1f} s more for another worker"
+    goes_to = indexes.builds.of(task)
+    if goes_to is not None and worker.build_id != goes_to:
+        yield "other_version", f"has {_build(worker.build_id)}; the task goes to {_build(goes_to)}"
+    if worker.build_id in world.versions:
+        yield "retired", f"its version {worker.build_id} is retired"
     if worker.status is WorkerStatus.DRAINING:
         yield "draining", worker.reason or "it gets no new tasks"
     silent_s = signs.silent_for(signs.workers, worker.worker_id, heard_now)
@@ -286,6 +294,10 @@ def _of_fleet(world: World, task: Task, rules: Rules) -> Iterator[Reason]:
 
 def _of_workers(world: World, task: Task, fits: dict[str, dict[str, str]]) -> Iterator[Reason]:
     """Yield why no worker can take the task, if none can."""
+    goes_to = world.indexes.builds.of(task)
+    if goes_to is not None and all({"other_version", "other_names", "silent"} & one.keys() for one in fits.values()):
+        yield _without_workers(world, task, goes_to)
+        return
     if not fits:
         yield Reason(
             code="no_worker",
@@ -300,12 +312,12 @@ def _of_workers(world: World, task: Task, fits: dict[str, dict[str, str]]) -> It
     if not able:
         yield _never(world, task, fits)
         return
-    if all("draining" in against or "container" in against for against in able.values()):
+    if all(_STOPPING & against.keys() for against in able.values()):
         blockers = [Blocker(kind="worker", id=worker_id) for worker_id in islice(able, MOST_BLOCKERS)]
         yield Reason(
             code="workers_stopping",
             tier=Tier.OPERATOR,
-            text=f"all {len(able)} workers that could run it are draining, or their containers do not run",
+            text=f"all {len(able)} workers that could run it are draining, retired, or their containers do not run",
             blockers=blockers,
             change=f"start another worker that handles {task.task_name!r}",
         )
@@ -330,6 +342,31 @@ def _of_workers(world: World, task: Task, fits: dict[str, dict[str, str]]) -> It
     )
 
 
+def _without_workers(world: World, task: Task, goes_to: str) -> Reason:
+    """Say that no worker is heard of the version that the task goes to, and how to get it away from there."""
+    lanes = world.indexes.lanes.of.items()
+    waiting = sum(group.count for lane, group in lanes if lane.goes_to == goes_to)
+    queue = task.queue or DEFAULT
+    if task.build_id and world.indexes.builds.pinned_to(task.build_id):
+        moved = "where it began" if task.build_id == goes_to else f"where tasks of version {task.build_id} were moved"
+        why = f"it goes on at workers with {_build(goes_to)}, {moved}"
+        instead = f"retire {task.build_id} --move-to BUILD"
+    else:
+        why = f"queue {queue} begins it on workers with {_build(goes_to)}"
+        instead = f"route {queue} --current BUILD"
+    return Reason(
+        code="version_without_workers",
+        tier=Tier.OPERATOR,
+        text=f"{why}; none that handles {task.task_name!r} is heard, and {waiting} ready tasks wait for one",
+        blockers=[Blocker(kind="version", id=goes_to)],
+        change=f"start a worker with {_build(goes_to)}, or coordinator version {instead}",
+    )
+
+
+def _build(build_id: str) -> str:
+    return f"the build id {build_id}" if build_id else "no build id"
+
+
 def _never(world: World, task: Task, fits: dict[str, dict[str, str]]) -> Reason:
     """Say why no worker could run the task even if it had nothing else to do."""
     named = [worker_id for worker_id, against in fits.items() if "other_names" not in against]
@@ -343,6 +380,7 @@ def _never(world: World, task: Task, fits: dict[str, dict[str, str]]) -> Reason:
             text=f"none of {len(fits)} workers handles {task.task_name!r}{meant}",
             change=f"start a worker that handles {task.task_name!r}",
         )
+    named = [worker_id for worker_id in named if "other_version" not in fits[worker_id]]
     alike = [worker_id for worker_id in named if "labels" not in fits[worker_id]]
     if not alike:
         return Reason(
@@ -350,6 +388,16 @@ def _never(world: World, task: Task, fits: dict[str, dict[str, str]]) -> Reason:
             tier=Tier.NEVER,
             text=f"none of {len(named)} workers that handle {task.task_name!r} meets its filter {task.worker_filter}",
             change="start a worker with such labels, or submit it with another worker_filter",
+        )
+    alike = [worker_id for worker_id in alike if "rule" not in fits[worker_id]]
+    if not alike:
+        return Reason(
+            code="not_permitted",
+            tier=Tier.NEVER,
+            text=f"security rule {task.rule} lets it run only where {task.rule_filter}, and no worker that may run "
+            f"{task.task_name!r} is there",
+            blockers=[Blocker(kind="rule", id=task.rule)],
+            change="start a worker in such an agent, or change security.tasks and submit it again",
         )
     needs = amounts(task.resources)
     return Reason(

@@ -37,8 +37,8 @@ SCHEDULE_VERSION = 3
 NOT_ASKED: Mapping[str, str] = {}
 CLAIM_BYTES = 512 * 1024
 """A claim whose tasks reach this size is answered: with one more task the answer must still fit into one message."""
-_TASK_BYTES = 800
-"""Size of an encoded task without its ids, texts and payload, with every number at its longest."""
+_TASK_BYTES = 880
+"""Size of an encoded task without ids but that of a build, texts and payload, with every number at its longest."""
 _encode = msgspec.json.Encoder().encode
 _COUNTED = frozenset({
     "task_id", "task_name", "task_type", "status", "submitted", "submitted_at", "latest", "tenant", "traceparent",
@@ -306,6 +306,7 @@ class _Candidate:
             claim_id=self.claim.claim_id,
             attempt=attempt,
             lease=f"{self.claim.claim_id}.{self.assigned}.{attempt}",
+            build_id=self.capacity.worker.build_id,
         )
 
 
@@ -442,6 +443,8 @@ def _capacity(
     if worker is None or worker.status is not WorkerStatus.ACTIVE:
         return None
     if containers.get(worker.container_id, "running") not in SERVING:
+        return None
+    if worker.build_id and worker.build_id in world.versions:
         return None
     indexes, free = world.indexes, worker.resources
     if free is not None:

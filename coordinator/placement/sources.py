@@ -50,7 +50,7 @@ class Allowed(NamedTuple):
     Which shapes of tasks may go to some workers at all; without a word of names or filters, those of all.
 
     None of the workers of a turn has more than `room` says, so what does not fit in that is not looked at in this turn.
-    With `only` they are the shapes of tasks that stick to one worker.
+    With `only` they are the shapes of tasks that stick to one worker. `build_id` is that of all these workers.
     """
 
     names: frozenset[str] | None
@@ -59,17 +59,24 @@ class Allowed(NamedTuple):
     patience: Patience
     limits: _Limits
     only: str = ""
+    build_id: str = ""
 
     def may_run(self, asked: ShapeKey | Task) -> bool:
-        """Return whether the workers meet the filter of a task or a shape, and one may have room for it."""
+        """Return whether the workers meet the filters of a task or a shape, and one may have room for it."""
         if self.only and asked.preference != self.only:
             return False
         if asked.worker_filter and self.filters is not None and asked.worker_filter not in self.filters:
+            return False
+        if asked.rule_filter and self.filters is not None and asked.rule_filter not in self.filters:
             return False
         if asked.resources is NONE:
             return True
         room = self.room()
         return room is None or asked.resources.fits_in(room)
+
+    def has_build(self, goes_to: str | None) -> bool:
+        """Return whether the workers have the build that a task goes to."""
+        return goes_to is None or self.filters is None or goes_to == self.build_id
 
     def prefers(self, asked: ShapeKey | Task) -> bool:
         """Return whether the workers are as good as any other for a task or a shape."""
@@ -146,7 +153,7 @@ class Sources:
         self._patience = Patience(world)
         self._filters = tuple(world.indexes.worker_filters)
         self._chosen_for = frozenset(map(name_of, custom_queues(world))) if with_choice else frozenset[str]()
-        self._of: dict[tuple[str, tuple[str, ...], ClaimFilter, frozenset[str] | None, str], Source] = {}
+        self._of: dict[tuple[str, tuple[str, ...], ClaimFilter, frozenset[str] | None, str, str], Source] = {}
         self._usage = _Usage(world)
         self._limits = _Limits(world.indexes.keyed)
 
@@ -157,14 +164,15 @@ class Sources:
         Without a worker it is what any worker may take.
         """
         handles, filters = () if worker is None else worker.handles, self._met(worker)
-        key = (strategy, handles, wanted, filters, "")
+        build_id = "" if worker is None else worker.build_id
+        key = (strategy, handles, wanted, filters, build_id, "")
         found = self._of.get(key)
         if found is None:
             found = self._of[key] = self._made(*key)
         stuck_to = self._world.indexes.stuck_to
         if not stuck_to or worker is None or (own := of_worker(worker.worker_id)) not in stuck_to:
             return found
-        key = (strategy, handles, wanted, filters, own)
+        key = (strategy, handles, wanted, filters, build_id, own)
         both = self._of.get(key)
         if both is None:
             both = self._of[key] = _Both(self._made(*key), found)
@@ -184,7 +192,13 @@ class Sources:
             self._limits.note(task)
 
     def _made(
-        self, strategy: str, handles: tuple[str, ...], wanted: ClaimFilter, filters: frozenset[str] | None, only: str
+        self,
+        strategy: str,
+        handles: tuple[str, ...],
+        wanted: ClaimFilter,
+        filters: frozenset[str] | None,
+        build_id: str,
+        only: str,
     ) -> Source:
         indexes = self._world.indexes
         lanes = [indexes.lanes]
@@ -197,9 +211,15 @@ class Sources:
             if handles and wanted.task_names:
                 names.intersection_update(wanted.task_names)
         allowed = Allowed(
-            None if names is None else frozenset(names), filters, self._room, self._patience, self._limits, only
+            names=None if names is None else frozenset(names),
+            filters=filters,
+            room=self._room,
+            patience=self._patience,
+            limits=self._limits,
+            only=only,
+            build_id=build_id,
         )
-        queues = self._grouped(lanes, wanted.queues, is_live=not strategy and not wanted.task_ids)
+        queues = self._grouped(lanes, wanted.queues, allowed, is_live=not strategy and not wanted.task_ids)
         if only:
             queues = _sticking(queues, only)
         if wanted.task_ids:
@@ -210,11 +230,12 @@ class Sources:
         return _Shared(made, self._usage)
 
     def _grouped(
-        self, lanes: Sequence[Lanes], wanted: tuple[str, ...], *, is_live: bool
+        self, lanes: Sequence[Lanes], wanted: tuple[str, ...], allowed: Allowed, *, is_live: bool
     ) -> dict[str, dict[LaneName, list[ReadyTasks]]]:
         """
         Return the groups of ready tasks by queue and lane, without those of queues that are paused or not wanted.
 
+        Nor are there those that go to other builds; the others are in the lanes of their keys.
         A claim that follows the live policies gets nothing of those for which a custom policy chooses, either.
         """
         others = self._chosen_for if is_live else frozenset[str]()
@@ -223,6 +244,10 @@ class Sources:
         for lane, group in chain.from_iterable(one.of.items() for one in lanes):
             if lane.queue in others or (wanted and (lane.queue or DEFAULT) not in wanted):
                 continue
+            if lane.goes_to is not None:
+                if not allowed.has_build(lane.goes_to):
+                    continue
+                lane = lane._replace(goes_to=None)  # noqa: PLW2901  # whatever build, it is the same share
             queue = defined.get(lane.queue or DEFAULT)
             if queue is None or queue.paused_at is None:
                 queues.setdefault(lane.queue, {}).setdefault(lane, []).append(group)
@@ -430,6 +455,7 @@ class _Named:
         allowed: Allowed,
     ) -> None:
         self._keyed, self._limits = world.indexes.keyed, allowed.limits
+        goes_to = world.indexes.builds.of
         known = (task for task in map(world.tasks.get, dict.fromkeys(task_ids)) if task is not None)
         self._tasks = [
             task
@@ -437,6 +463,7 @@ class _Named:
             if task.queue in queues
             and (allowed.names is None or task.task_name in allowed.names)
             and allowed.may_run(task)
+            and allowed.has_build(goes_to(task))
             and (allowed.prefers(task) or allowed.patience.is_over(task))
             and any(one.has(task) for one in lanes)
         ]

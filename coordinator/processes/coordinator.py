@@ -42,12 +42,20 @@ _KEYS = {"heartbeat_timeout_s": "heartbeat_timeout", "container_start_timeout_s"
 """Rules whose setting has another name, from the requirements or because of its section."""
 
 
+_OF_THEIR_OWN = frozenset({"agents", "task_rules"})
+"""Rules that come from more than one setting."""
+
+
 def rules_of(settings: Settings) -> Rules:
     """Return the numbers that decisions depend on: each is the setting with its name, in whatever section."""
     sections = (settings.container, settings.registry, settings.scheduler, settings.node, settings.engine)
     given: dict[str, Any] = {key: value for section in sections for key, value in section}
-    named = {name: given[_KEYS.get(name, name)] for name in Rules.__struct_fields__ if name != "agents"}
-    return Rules(agents={name: agent.agent_type() for name, agent in settings.agents.items()}, **named)
+    named = {name: given[_KEYS.get(name, name)] for name in Rules.__struct_fields__ if name not in _OF_THEIR_OWN}
+    return Rules(
+        agents={name: agent.agent_type() for name, agent in settings.agents.items()},
+        task_rules=tuple(rule.rule(name) for name, rule in settings.security.tasks.items()),
+        **named,
+    )
 
 
 def limits_of(settings: Settings) -> Limits:
@@ -74,7 +82,8 @@ def inbox_limits_of(settings: Settings) -> InboxLimits:
 def access_of(settings: Settings) -> AccessRules | None:
     """Return who may do what; None without users and rules, so that everybody may do everything."""
     security = settings.security
-    if security == SecuritySettings() and settings.nats.creds is None and settings.nats.auth is None:
+    is_usual = security.model_copy(update={"tasks": {}}) == SecuritySettings()
+    if is_usual and settings.nats.creds is None and settings.nats.auth is None:
         return None
     return AccessRules(
         default=security.default.rule(),

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from coordinator.scheduler.task_limits import TaskLimits
     from coordinator.scheduler.task_queues import TaskQueues
     from coordinator.scheduler.task_scheduler import TaskInfo, TaskScheduler
+    from coordinator.scheduler.task_versions import TaskVersions
     from events.after import After
     from events.limit import WhenBusy
     from events.retry import RetryPolicy
@@ -39,6 +40,7 @@ __all__ = [
     "TaskScheduler",
     "TaskStatus",
     "TaskUsage",
+    "TaskVersions",
     "WhenBusy",
 ]
 
@@ -64,6 +66,7 @@ __getattr__ = lazy_exports(
         "TaskScheduler": "coordinator.scheduler.task_scheduler",
         "TaskStatus": "events.task",
         "TaskUsage": "events.task",
+        "TaskVersions": "coordinator.scheduler.task_versions",
         "WhenBusy": "events.limit",
     },
 )

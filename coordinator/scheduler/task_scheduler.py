@@ -295,7 +295,9 @@ def _again(idempotency_key: Any, retry: Any, after: Any) -> dict[str, Any]:
     }
 
 
-def _where(queue: Any, fairness_key: Any, attributes: Any, worker_filter: Any, prefer: Any) -> dict[str, Any]:
+def _where(
+    queue: Any, fairness_key: Any, attributes: Any, worker_filter: Any, prefer: Any, pin_version: Any
+) -> dict[str, Any]:
     if isinstance(prefer, str):
         prefer = Prefer(filter=text("prefer", prefer))
     if prefer is not None:
@@ -311,6 +313,7 @@ def _where(queue: Any, fairness_key: Any, attributes: Any, worker_filter: Any, p
         "attributes": {} if attributes is None else scalars("attributes", attributes),
         "worker_filter": text("worker_filter", worker_filter),
         "prefer": prefer,
+        "pin_version": flag("pin_version", pin_version),
     }
 
 
@@ -399,6 +402,7 @@ class TaskScheduler(Facade):
         attributes: Mapping[str, Scalar] | None = None,
         worker_filter: str = "",
         prefer: Prefer | str | None = None,
+        pin_version: bool = True,
     ) -> str:
         """
         Submit a task to the queue and return its id. When this returns, the task is durable.
@@ -425,6 +429,7 @@ class TaskScheduler(Facade):
             attributes: what filters and limits may know of its content, such as `{"customer": "acme"}`; at most 16.
             worker_filter: which workers may run it, such as `labels.zone == "eu" && labels.gpu_memory >= 16`.
             prefer: a filter as that, or `Prefer(…)`: for 5 s it waits for such a worker, if there is one; then for any.
+            pin_version: whether it goes on only at workers with the build id of the worker that it began on, if any.
 
         Raises:
             Refused: an argument is invalid, the queue does not exist, too many tasks wait, or a limit rejects it.
@@ -432,7 +437,7 @@ class TaskScheduler(Facade):
             Unavailable: the coordinator did not answer; the task may have been submitted.
         """
         what = _work(task_id, task_name, task_type, priority, timeout, max_retries, resources, payload)
-        where = _where(queue, fairness_key, attributes, worker_filter, prefer)
+        where = _where(queue, fairness_key, attributes, worker_filter, prefer, pin_version)
         when = _times(not_before, delay, start_within, finish_within, heartbeat)
         return await self._submit(**what, **where, **when, **_again(idempotency_key, retry, after))
 
@@ -762,7 +767,15 @@ class TaskScheduler(Facade):
         """
         await self.execute(PauseTask(task_id=text("task_id", task_id), reason=text("reason", reason)))
 
-    async def resume_task(self, task_id: str, reason: str = "", *, payload: Any = None, more_retries: int = 0) -> None:
+    async def resume_task(
+        self,
+        task_id: str,
+        reason: str = "",
+        *,
+        payload: Any = None,
+        more_retries: int = 0,
+        move_to: str | None = None,
+    ) -> None:
         """
         Resume a paused task.
 
@@ -771,6 +784,7 @@ class TaskScheduler(Facade):
             reason: why, kept in the journal.
             payload: any JSON value, or bytes, instead of the payload it had; None keeps that.
             more_retries: how many retries it gets in addition to those it had.
+            move_to: the build id of the workers that it goes on at, wherever it began; '' for any.
 
         Raises:
             Refused: the task is not paused, or an argument is invalid.
@@ -782,6 +796,7 @@ class TaskScheduler(Facade):
                 reason=text("reason", reason),
                 payload=payload_of(payload),
                 more_retries=whole("more_retries", more_retries),
+                move_to=None if move_to is None else text("move_to", move_to),
             )
         )
 

@@ -25,7 +25,7 @@ LOOKED_AT = 200
 NAMES_SHOWN = 5
 EXPLAINED = 3
 """Tasks of a program that are explained at a time, the oldest of each name."""
-_NEVER = frozenset({"other_names", "labels", "too_small"})
+_NEVER = frozenset({"other_names", "labels", "too_small", "other_version", "rule"})
 """What keeps a task from a worker for good, by the codes of an explanation."""
 
 

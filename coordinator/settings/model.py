@@ -30,7 +30,7 @@ PREFIX = "COORDINATOR_"
 PLAIN_NAMES = frozenset(
     PREFIX + name
     for name in (
-        *("CONFIG", "URL", "PARENT_FD"),
+        *("CONFIG", "URL", "PARENT_FD", "BUILD_ID"),
         *("NATS_PORT", "NATS_STORE", "NATS_TOKEN", "HTTP_PORT"),
         *("AGENT_TYPE", "CONTAINER_ID", "GENERATION", "NODE_ID", "HANDLERS", "WORKER_SLOTS"),  # in containers
     )
@@ -115,6 +115,13 @@ class Settings(BaseSettings):
         if payload * 2 > turn:
             why = f"use at least 2 × scheduler.payload_bytes_max ({payload}), because quoting makes a payload longer"
             raise apart(f"engine.turn_bytes is {turn}: {why}")
+        for name, rule in self.security.tasks.items():
+            for agent_type in rule.agent_types:
+                if agent_type not in self.agents:
+                    raise apart(
+                        f"security.tasks.{name}.agent_types names {agent_type!r}, which is none of agents: use "
+                        f"{', '.join(self.agents)}"
+                    )
         if self.nats.url and "health_check_networks" not in self.registry.model_fields_set:
             # Whoever registers on that NATS may be on another machine: loopback there is not loopback here.
             registry = self.registry.model_copy(update={"health_check_networks": ()})

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import re
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Annotated, Any, Self
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
+from coordinator.deciders.submit_rules import worker_filter_of
 from coordinator.settings.fields import ENTRIES_MOST, Section, apart, plain, wrong
 from events.errors import Refused
 from events.ids import checked
+from projections.filters import FILTER_CHARS_MAX, LIST_MAX
 
 if TYPE_CHECKING:
+    from coordinator.deciders.rules import TaskRule
     from coordinator.security.authorization import Quota, Rule
 
 ALL = "*"
+TASK_NAME_CHARS_MAX = 128
+_is_pattern = re.compile(r"[A-Za-z0-9_*-]{1,128}").fullmatch
 
 
 def _words(value: object) -> object:
@@ -51,6 +57,42 @@ def _name(value: str) -> str:
 Words = Annotated[tuple[str, ...], BeforeValidator(_words)]
 CommandNames = Annotated[Words, AfterValidator(_command_names)]
 Names = Annotated[Words, AfterValidator(_names)]
+
+
+def _patterns(value: tuple[str, ...]) -> tuple[str, ...]:
+    """Accept ids in which * stands for any text."""
+    for one in _some(value):
+        if not _is_pattern(one):
+            raise wrong(f"{one[:80]!r} is not a name: use letters, digits, _ and -, and * for any text")
+    return value
+
+
+def _text_patterns(value: tuple[str, ...]) -> tuple[str, ...]:
+    for one in _some(value):
+        if not 0 < len(one) <= TASK_NAME_CHARS_MAX or not one.isprintable():
+            raise wrong(
+                f"{one[:80]!r} is not a name of tasks: use 1 to {TASK_NAME_CHARS_MAX} characters, * for any text"
+            )
+    return value
+
+
+def _names_only(value: tuple[str, ...]) -> tuple[str, ...]:
+    for one in value[: LIST_MAX + 1]:
+        _name(one)
+    if len(value) > LIST_MAX:
+        raise wrong(f"use at most {LIST_MAX} names")
+    return value
+
+
+def _some(value: tuple[str, ...]) -> tuple[str, ...]:
+    if not 0 < len(value) <= ENTRIES_MOST:
+        raise wrong(f"use 1 to {ENTRIES_MOST} names, or leave the key out, which means all")
+    return value
+
+
+Patterns = Annotated[Words, AfterValidator(_patterns)]
+TextPatterns = Annotated[Words, AfterValidator(_text_patterns)]
+NamesOnly = Annotated[Words, AfterValidator(_names_only)]
 
 
 def _bound(most: float, about: str) -> Any:
@@ -120,19 +162,54 @@ class SourceSettings(QuotaSettings):
         return Rule(may=may, tenants=None if ALL in self.tenants else frozenset(self.tenants), quota=self.quota())
 
 
+class TaskRuleSettings(Section):
+    """Tasks that some users may submit, and who runs them."""
+
+    users: Patterns = plain((ALL,), "sources that may submit them: names, with * for any text")
+    tenants: Patterns = plain((ALL,), "tenants that they may submit them for, likewise")
+    task_names: TextPatterns = plain((ALL,), "names of these tasks, likewise")
+    queues: Patterns = plain((ALL,), "queues that these tasks may wait in, likewise")
+    agent_types: NamesOnly = plain((), "the agents whose workers may run them; not set means all workers")
+    nodes: NamesOnly = plain((), "the nodes whose workers may run them; not set means all workers")
+
+    def rule(self, name: str) -> TaskRule:
+        """Return it as decisions use it."""
+        from coordinator.deciders.rules import TaskRule
+
+        return TaskRule(
+            name=name,
+            users=self.users,
+            tenants=self.tenants,
+            task_names=self.task_names,
+            queues=self.queues,
+            agent_types=self.agent_types,
+            nodes=self.nodes,
+        )
+
+
 class SecuritySettings(Section):
     """Who may do what; a source named after a role, such as worker-w1, has the role's rights unless listed here."""
 
     default: SourceSettings = SourceSettings()
     sources: dict[str, SourceSettings] = plain({}, "what each source may do")
     tenants: dict[str, QuotaSettings] = plain({}, "limits of each tenant, for all sources together")
+    tasks: dict[str, TaskRuleSettings] = plain(
+        {}, "who may submit which tasks; the first rule that a submit meets decides, and one that meets none is refused"
+    )
 
     @model_validator(mode="after")
     def _check_names(self) -> Self:
-        for table, names in (("sources", self.sources), ("tenants", self.tenants)):
+        for table, names in (("sources", self.sources), ("tenants", self.tenants), ("tasks", self.tasks)):
             for name in names:
                 try:
                     checked(name, f"security.{table}: the name")
                 except Refused as refused:
                     raise apart(refused.message) from None
+        for name, one in self.tasks.items():
+            size = len(worker_filter_of(one.rule(name)))
+            if size > FILTER_CHARS_MAX:
+                raise apart(
+                    f"security.tasks.{name} names agent_types and nodes that are {size} characters as a filter of "
+                    f"workers: use at most {FILTER_CHARS_MAX}, as by fewer names"
+                )
         return self

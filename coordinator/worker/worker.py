@@ -84,6 +84,7 @@ class Worker:
         resources: what the tasks that run at a time may need together, such as `{"gpu": 1, "licences": 2}`. It
             also has the CPU and the memory of the machine, unless these are named, and nothing else.
         labels: what the filters of tasks may know of it, such as `{"zone": "eu"}`; at most 32.
+        build_id: the version of its code, such as a commit: a task goes on at workers of the one that it began on.
         cpu_overcommit: how many times each core of the machine counts, where *resources* says nothing of CPU.
         handlers: the handlers by task name; more can be added with `task`.
         beat_s: the longest time between two heartbeats, in seconds; must be well below the coordinator's lease.
@@ -117,6 +118,7 @@ class Worker:
         slots: int = 8,
         resources: Mapping[str, Any] | None = None,
         labels: Mapping[str, Scalar] | None = None,
+        build_id: str = "",
         cpu_overcommit: float = CPU_OVERCOMMIT,
         handlers: Mapping[str, Handler] | None = None,
         beat_s: float = BEAT_S,
@@ -141,6 +143,7 @@ class Worker:
         check_number("slots", self._slots, 1, 10_000)
         self._resources = _with_machine(resources, _seconds("cpu_overcommit", cpu_overcommit, 0.1, 100))
         self._labels = {} if labels is None else scalars("labels", labels)
+        self._build_id = build_id and checked(build_id, "build_id")
         self._handlers = _handlers_by_name({} if handlers is None else handlers)
         self._beat_s = _seconds("beat_s", beat_s, 0.01, 3600)
         self._drain_s = _seconds("drain_s", drain_s, 0, 366 * 86_400)
@@ -151,8 +154,7 @@ class Worker:
         self._generation = text("generation", generation)
         self._owns_process = flag("owns_process", owns_process)
         self._registration = _ids.new("registration")
-        self._creds = creds
-        self._tls_ca = tls_ca
+        self._creds, self._tls_ca = creds, tls_ca
         self._times: dict[str, Any] = {
             name: _seconds(name, given, 0.001, 366 * 86_400)
             for name, given in (
@@ -286,6 +288,7 @@ class Worker:
                 registration=self._registration,
                 generation=self._generation,
                 labels=self._labels,
+                build_id=self._build_id,
             ),
             handlers=self._handlers,
             registered=lambda terms: beats.at_least_every(terms.lease_s / BEATS_A_LEASE),
@@ -439,6 +442,7 @@ async def run_worker(
     slots: int = 8,
     resources: Mapping[str, Any] | None = None,
     labels: Mapping[str, Scalar] | None = None,
+    build_id: str = "",
     cpu_overcommit: float = CPU_OVERCOMMIT,
     beat_s: float = BEAT_S,
     drain_s: float = DRAIN_S,
@@ -468,6 +472,7 @@ async def run_worker(
         slots=slots,
         resources=resources,
         labels=labels,
+        build_id=build_id,
         cpu_overcommit=cpu_overcommit,
         handlers=handlers,
         beat_s=beat_s,

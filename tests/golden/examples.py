@@ -70,6 +70,8 @@ from events.queue import (
     QueuePolicyFailed,
     QueuePolicySet,
     QueueResumed,
+    QueueRouted,
+    Route,
 )
 from events.resources import Resources
 from events.retry import RetryPolicy
@@ -114,6 +116,7 @@ from events.task import (
 )
 from events.task_pause import TaskPaused, TaskResumed
 from events.time_limits import TimeLimits
+from events.version import VersionReinstated, VersionRetired
 from events.worker import WorkerDraining, WorkerHeartbeat, WorkerLeft, WorkerLost, WorkerRegistered
 
 if TYPE_CHECKING:
@@ -368,8 +371,15 @@ EXAMPLES: dict[str, Event] = {
         prefer=Prefer(sticky_to="task_0"),
         prefers_worker="wrk_1",
     ),
+    "task.submitted.v3.60": TaskSubmitted(task_id="task_1", task_name="summarize", pin_version=False),
+    "task.submitted.v3.61": TaskSubmitted(
+        task_id="task_1", task_name="summarize", rule="reports", rule_filter='agent_type in ["summarizer"]'
+    ),
     "task.started.v1": TaskStarted(
         task_id="task_1", worker_id="wrk_1", claim_id="claim_1", attempt=2, lease="claim_1.2"
+    ),
+    "task.started.v2": TaskStarted(
+        task_id="task_1", worker_id="wrk_1", claim_id="claim_1", attempt=2, lease="claim_1.2", build_id="b1"
     ),
     "task.progressed.v1": TaskProgressed(task_id="task_1", lease="claim_1.2", progress=0.5, message="half of it"),
     "task.progressed.v2": TaskProgressed(
@@ -497,6 +507,7 @@ EXAMPLES: dict[str, Event] = {
         worker_ended=True,
         usage=_USAGE,
     ),
+    "task.resumed.v1.60": TaskResumed(task_id="task_1", reason="the other build is gone", move_to="b2"),
     "task.resumed.v1": TaskResumed(task_id="task_1", reason="it is open again", payload=_INLINE, more_retries=2),
     "task.timed_out.v2.2": TaskTimedOut(
         task_id="task_1", lease="", ran_for_s=60.75, limit_s=60.5, exceeded="start_within_s"
@@ -554,6 +565,12 @@ EXAMPLES: dict[str, Event] = {
         task=TaskContent(task_name="summarize", resources=_NAMED, worker_filter='labels.zone == "eu"'),
         next_slot=1_795_915_800,
     ),
+    "schedule.defined.v1.60": ScheduleDefined(
+        schedule_id="nightly",
+        timing=Timing(every_s=60, start=1_795_915_800.5),
+        task=TaskContent(task_name="summarize", pin_version=False),
+        next_slot=1_795_915_800,
+    ),
     "schedule.queued.v1": ScheduleQueued(schedule_id="nightly", slot=1_795_915_800, next_slot=1_796_002_200),
     "schedule.skipped.v1": ScheduleSkipped(
         schedule_id="nightly", slot=1_795_829_400, through=1_795_915_800, reason="missed", next_slot=1_796_002_200
@@ -591,6 +608,7 @@ EXAMPLES: dict[str, Event] = {
         registration="registration_1",
         labels={"zone": "eu", "gpu_memory": 24, "spot": False, "price": 1.5},
     ),
+    "worker.registered.v3.60": WorkerRegistered(worker_id="wrk_1", slots=4, build_id="b1"),
     "worker.draining.v1": WorkerDraining(worker_id="wrk_1", reason="maintenance"),
     "worker.left.v1": WorkerLeft(worker_id="wrk_1", reason="stopped"),
     "worker.lost.v1": WorkerLost(worker_id="wrk_1", silent_for_s=61.5, limit_s=60.0),
@@ -645,6 +663,12 @@ EXAMPLES: dict[str, Event] = {
     ),
     "queue.resumed.v1": QueueResumed(queue_id="reports", reason="it is back"),
     "queue.deleted.v1": QueueDeleted(queue_id="reports", reason="not needed any more"),
+    "queue.routed.v1": QueueRouted(
+        queue_id="reports", route=Route(current="b1", ramping="b2", percent=12.5), reason="carefully"
+    ),
+    # versions of workers
+    "version.retired.v1": VersionRetired(build_id="b1", move_to="b2", reason="it loses letters"),
+    "version.reinstated.v1": VersionReinstated(build_id="b1", reason="it was not the letters"),
     # holds
     "hold.placed.v1": HoldPlaced(
         hold_id="acme",

@@ -66,7 +66,9 @@ from events.task import Scalar, TaskStatus
 from events.time_limits import TimeLimits
 from tests.simulation.broker import LATE_S
 from tests.simulation.fit import LABELS, LICENCES, filter_of, needs_of, prefer_of
+from tests.simulation.kept_versions import BUILDS
 from tests.simulation.promises import Promise
+from tests.simulation.task_rules import SECRET
 
 if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager
@@ -225,11 +227,14 @@ class Submitter(Actor):
             worker_filter=filter_of(number) if self.sim.plan.has_labels else "",
             resources=needs_of(number) if self.sim.plan.has_labels else NONE,
             prefer=prefer_of(number, self.name) if self.sim.plan.has_labels else None,
+            pin_version=not (self.sim.plan.has_versions and number % 6 == 5),
         )
         try:
             first = await self._until_known(command)
         except NotFound:
             return  # what it was to wait for ended too long ago
+        if self.sim.plan.has_access and number % 5 == 2:
+            await self._submit_secret()
         if number % 8 == 6:
             await self._pause(task_id)
         if number % 9 in (4, 7):
@@ -250,6 +255,17 @@ class Submitter(Actor):
         if self.sim.plan.has_limits and number % 7:
             known["customer"] = number % 3
         return known
+
+    async def _submit_secret(self) -> None:
+        """Submit a task that only one of the clients may submit; nobody runs it, so it is cancelled."""
+        command = SubmitTask(task_id=self.sim.new_id("secret"), task_name=SECRET)
+        if self.name != "client0":
+            await self.must_be_refused(command, Forbidden)
+            self.sim.dice.fired["task_forbidden"] += 1
+            return
+        await self.until_admitted(command)
+        with suppress(Refused, NotFound):  # a worker got it, and it has ended
+            await self._cancel(command.task_id)
 
     async def _pause(self, task_id: str) -> None:
         """Pause a task that waits, as an operator does; whoever waits for its end resumes it."""
@@ -309,8 +325,9 @@ class Submitter(Actor):
         try:
             while not (task := await self.look(GetTask(task_id=task_id, wait_s=5.0))).is_ended:
                 if task.is_paused:
-                    with suppress(Refused):  # it was cancelled
-                        await self.ask(ResumeTask(task_id=task_id, more_retries=1, reason="drawn"))
+                    move_to = self.random.choice((None, *BUILDS)) if self.sim.plan.has_versions else None
+                    with suppress(Refused):  # it was cancelled, or has no such worker
+                        await self.ask(ResumeTask(task_id=task_id, more_retries=1, reason="drawn", move_to=move_to))
                         self.sim.dice.fired["resumed"] += 1
         except NotFound:
             return None
@@ -370,6 +387,8 @@ class Worker(Actor):
         if self.sim.plan.has_labels:
             labels = LABELS[int(self.name.removeprefix("worker"))]
             command = msgspec.structs.replace(command, labels=labels, resources=LICENCES)
+        if self.sim.plan.has_versions:
+            command = msgspec.structs.replace(command, build_id=BUILDS[int(self.name.removeprefix("worker"))])
         await self.ask(command)
 
     def _noticed(self, message: Message) -> None:
@@ -390,8 +409,8 @@ class Worker(Actor):
         self.sim.dice.fired["withdrawn"] += 1
 
     async def _round(self) -> None:
-        if self.sim.plan.has_labels and self.random.random() < AGAIN_SHARE:
-            await self._register()  # what was evicted meanwhile is registered by a claim, without labels
+        if (self.sim.plan.has_labels or self.sim.plan.has_versions) and self.random.random() < AGAIN_SHARE:
+            await self._register()  # what was evicted meanwhile is registered by a claim, without labels and build
         claim = ClaimTasks(
             claim_id=self.sim.new_id("claim"),
             worker_id=self.name,

@@ -34,13 +34,13 @@ from events.container import (
     ContainerStopped,
     ContainerStopping,
 )
-from events.coordinator import CoordinatorCommandRefused, CoordinatorMassSilenceNoticed, Watched
+from events.coordinator import CoordinatorCommandRefused, CoordinatorMassSilenceNoticed, CoordinatorStarted, Watched
 from events.hold import HoldEvent, HoldExpired, HoldPlaced
 from events.inbox import InboxRecorded, InboxRefused
 from events.limit import LimitEvent
 from events.node import NodeLost
 from events.pool import PoolAllocated, PoolReleased
-from events.queue import DEFAULT, QueueDeleted, QueuePaused, QueueResumed
+from events.queue import DEFAULT, QueueDeleted, QueuePaused, QueueResumed, QueueRouted
 from events.schedule import (
     ScheduleDefined,
     ScheduleDeleted,
@@ -66,6 +66,7 @@ from events.task import (
     TaskUnblocked,
 )
 from events.task_pause import TaskPaused, TaskResumed
+from events.version import VersionEvent
 from events.worker import WorkerDraining, WorkerLeft, WorkerLost, WorkerRegistered
 from projections.source import Record
 from projections.store.port import KINDS
@@ -75,9 +76,11 @@ from tests.simulation.cluster import MEMORY_BYTES, MOST_PENDING, MOST_SHARES
 from tests.simulation.fit import Fit
 from tests.simulation.holder import FILTERS
 from tests.simulation.kept_limits import KeptLimits
+from tests.simulation.kept_versions import KeptVersions
 from tests.simulation.kept_waits import KeptWaits
 from tests.simulation.promises import Promise, Violation
 from tests.simulation.streams import header_of
+from tests.simulation.task_rules import is_permitted
 
 if TYPE_CHECKING:
     from events.base import Envelope
@@ -219,6 +222,8 @@ class Slots:
                 self._check(event, is_right=event.slot == self._next)
                 self._queued.append(event.slot)
                 self._goes_on(event, event.slot, event.next_slot)
+            case ScheduleSkipped(reason="forbidden") if event.slot in self._queued:
+                self._check(event, is_right=event.slot == event.through == self._queued.pop(0))
             case ScheduleSkipped():
                 self._check(event, is_right=event.slot == self._next and event.through >= event.slot)
                 self._goes_on(event, event.through, event.next_slot)
@@ -278,6 +283,8 @@ class History:
         self._retries = Retries()
         self._limits = KeptLimits()
         self._fit = Fit()
+        self._versions = KeptVersions()
+        self._leader = ""
 
     def take(self, envelope: Envelope, sequence: int) -> None:
         """Apply one event."""
@@ -303,6 +310,8 @@ class History:
             self._task(event, sequence)
             self._settle(event, sequence)
             self._fits(event, time)
+            self._versions.take(event)
+            self.kinds["versioned"] = self._versions.checked
         elif isinstance(event, ContainerEvent):
             self._container(event)
         elif isinstance(event, ScheduleEvent):
@@ -311,12 +320,15 @@ class History:
             self._limits.change(event)
         elif isinstance(event, QueuePaused):
             self._paused.add(event.queue_id)
-        elif isinstance(event, QueueResumed | QueueDeleted):
-            self._paused.discard(event.queue_id)
+        elif isinstance(event, QueueResumed | QueueDeleted | QueueRouted):
+            self._queue(event)
+        elif isinstance(event, VersionEvent):
+            self._versions.changed(event)
         elif isinstance(event, HoldEvent):
             self._hold(event, time)
         elif isinstance(event, WorkerRegistered):
             self._fit.registered(event)
+            self._versions.registered(event)
         elif isinstance(event, WorkerDraining | WorkerLeft):
             self._fit.stops(event.worker_id)
         elif isinstance(event, InboxRecorded):
@@ -325,6 +337,12 @@ class History:
             self.refused[event.domain].append((event.sequence, event.index))
         else:
             self._other(event, envelope)
+
+    def _queue(self, event: QueueResumed | QueueDeleted | QueueRouted) -> None:
+        if not isinstance(event, QueueRouted):
+            self._paused.discard(event.queue_id)
+        if not isinstance(event, QueueResumed):
+            self._versions.routed(event)
 
     def _hold(self, event: HoldEvent, time: float) -> None:
         if isinstance(event, HoldPlaced):
@@ -342,6 +360,9 @@ class History:
                 if time - ended_at <= self.sim.plan.hard_s:
                     _broken(Promise.ONE_END, f"{task_id} was submitted again {time - ended_at:.1f} s after its end")
                 self.tasks[task_id] = []
+            user = actor if event.occurrence is None else event.occurrence.source
+            if self.sim.plan.has_access and not (event.rule and is_permitted(event.task_name, user, self._leader)):
+                _broken(Promise.FORBIDDEN, f"{event} was accepted of {user} while {self._leader} led")
             waiting = self._pending[actor]
             if self.sim.plan.has_access and actor == "client0" and len(waiting) >= MOST_PENDING:
                 _broken(Promise.QUOTA, f"{actor} has {MOST_PENDING} waiting tasks and submitted {task_id}")
@@ -505,6 +526,8 @@ class History:
             self._shares.pop(event.request_id, None)
             if self._owners.pop(event.request_id) != envelope.actor:
                 _broken(Promise.FORBIDDEN, f"{envelope.actor} released {event.request_id}, which is another's")
+        elif isinstance(event, CoordinatorStarted):
+            self._leader = event.instance
         elif isinstance(event, CoordinatorMassSilenceNoticed):
             self._noticed[event.kind] = seconds_of(envelope.time)
         if isinstance(event, WorkerLost):

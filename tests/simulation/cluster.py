@@ -59,8 +59,9 @@ from tests.simulation.disk import Disk
 from tests.simulation.faults import Dice, Plan
 from tests.simulation.holder import Holder
 from tests.simulation.loop import PROCESS, Process, SeededLoop
-from tests.simulation.operator import Limiter, Operator
+from tests.simulation.operator import Limiter, Operator, Releaser
 from tests.simulation.promises import Promise, Violation
+from tests.simulation.task_rules import rules_of
 from tests.simulation.watch import Machine, Watch
 
 if TYPE_CHECKING:
@@ -295,6 +296,8 @@ class Sim:
             users["holder0"] = self._act(Holder)
         if plan.has_limits:
             users["limiter0"] = self._act(Limiter)
+        if plan.has_versions:
+            users["releaser0"] = self._act(Releaser)
         users["scheduleuser0"] = self._act(actors.ScheduleUser)
         for number in range(plan.containers):
             users[f"containeruser{number}"] = self._act(actors.ContainerUser)
@@ -354,7 +357,7 @@ class Sim:
             version="sim",
             namespace=NAMESPACE,
             replicas=3 if plan.replicated else 1,
-            rules=self.rules,
+            rules=msgspec.structs.replace(self.rules, task_rules=rules_of(process.name) if plan.has_access else ()),
             limits=self._limits,
             access=ACCESS if plan.has_access else None,
             inbox=InboxLimits(discover_s=2.0, kept_s=1.0),

@@ -35,7 +35,7 @@ ENDS_REIGNS = (
 
 OUTCOMES = (
     "stale_refused", "cancelled", "repeated", "repeated_after_eviction", "withdrawn", "forbidden", "over_quota",
-    "memory_full", "switched_off", "snapshot_used", "paused", "resumed", "requeued",
+    "memory_full", "switched_off", "snapshot_used", "paused", "resumed", "requeued", "task_forbidden",
 )  # fmt: skip
 """Effects that users see, counted with the faults."""
 EVENTS = (
@@ -43,10 +43,10 @@ EVENTS = (
     "container.resumed", "coordinator.command_refused", "coordinator.mass_silence_ended",
     "coordinator.mass_silence_noticed", "coordinator.stopped", "fed", "fitted", "idempotency.forgotten", "inbox.read",
     "inbox.recorded", "inbox.refused", "lost_after_mass_silence", "node.lost", "node.returned", "pool.allocated",
-    "schedule.deleted", "schedule.fired", "schedule.paused", "schedule.queued", "schedule.skipped",
+    "queue.routed", "schedule.deleted", "schedule.fired", "schedule.paused", "schedule.queued", "schedule.skipped",
     "service.health_changed", "task.attempt_failed", "task.cancelled", "task.extended", "task.failed",
-    "task.progressed", "task.paused", "task.report_refused", "task.resumed", "task.timed_out", "worker.left",
-    "worker.lost",
+    "task.progressed", "task.paused", "task.report_refused", "task.resumed", "task.timed_out",
+    "version.reinstated", "version.retired", "versioned", "worker.left", "worker.lost",
 )  # fmt: skip
 """Events that must occur over many seeds; otherwise the runs cover too little."""
 
@@ -115,6 +115,8 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     """Whether an operator changes limits."""
     has_labels: bool = False
     """Whether tasks ask for certain workers, and for amounts with names."""
+    has_versions: bool = False
+    """Whether workers have build ids, and an operator routes and retires them."""
     has_access: bool = False
     """Whether some users have rules and quotas."""
     stop_grace_s: float = 2.0
@@ -164,6 +166,7 @@ def plan_of(seed: int) -> Plan:
         has_holds=seed % 7 == 6,
         has_limits=seed % 3 == 2,
         has_labels=seed % 7 == 6,
+        has_versions=seed % 5 == 4,
         has_access=random.random() < 0.25,
         stop_grace_s=random.choice((2.0, 15.0)),
         has_snapshots=random.random() < 0.3,

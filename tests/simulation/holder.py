@@ -17,10 +17,12 @@ if TYPE_CHECKING:
 FILTERS: dict[str, Callable[[TaskSubmitted], bool]] = {
     "attributes.size >= 2": lambda one: size_of(one) >= 2,
     "priority == 1 || attributes.size == 0": lambda one: one.priority == 1 or size_of(one) == 0,
-    'task_name == "work" && !(attributes.size in [1, 2, 3])': lambda one: size_of(one) not in (1, 2, 3),
+    'task_name == "work" && !(attributes.size in [1, 2, 3])': lambda one: (
+        one.task_name == "work" and size_of(one) not in (1, 2, 3)
+    ),
     "has(attributes.size) and priority > 0": lambda one: size_of(one) >= 0 and one.priority > 0,
 }
-"""Filters, and what they mean, said in another way; all tasks of a submitter are named `work`."""
+"""Filters, and what they mean, said in another way."""
 LASTS_MOST_S = 4.0
 
 

@@ -11,7 +11,7 @@ from events.task import TaskStarted, TaskSubmitted
 from projections.blockage import UNCLAIMED, name_in, shape_id
 from projections.limit import keys_of
 from projections.ready import shape_of
-from projections.waits import waited
+from projections.waits import not_begun, waited
 
 if TYPE_CHECKING:
     from events.base import Event
@@ -67,7 +67,9 @@ class KeptWaits:
             found, began = waited(world, task), task.started_at
             ready = min(self._ready[task_id], began)
             queue_id = task.queue or DEFAULT
-            name = name_in(queue_id, shape_id(shape_of(task, keys_of(task, world.limits))))
+            before = not_begun(task)
+            shape = shape_of(before, keys_of(before, world.limits), world.indexes.builds.of(before))
+            name = name_in(queue_id, shape_id(shape))
             wanted, at = dict[str, float](), ready
             for since, until in self._pauses.get(queue_id, ()):
                 cut, end = min(max(since, at), began), min(max(until, at), began)

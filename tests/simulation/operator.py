@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from coordinator.commands.limit import DefineLimit, DeleteLimit
-from coordinator.commands.queue import DefineQueue, DeleteQueue, PauseQueue, ResumeQueue, SetPolicy
+from coordinator.commands.queue import DefineQueue, DeleteQueue, PauseQueue, ResumeQueue, RouteQueue, SetPolicy
+from coordinator.commands.version import ReinstateVersion, RetireVersion
 from events.errors import NotFound, Refused
 from events.limit import Terms, WhenBusy
-from events.queue import DEFAULT, FairShare, Policy
+from events.queue import DEFAULT, FairShare, Policy, Route
 from tests.simulation.actors import Actor
 
 if TYPE_CHECKING:
@@ -20,6 +21,7 @@ STRATEGIES = ("fifo", "priority", "round_robin", "least_loaded", "weighted_round
 
 
 LIMITS = ("l", "m")
+VERSIONS = ("b1", "b2")
 BUSY = (WhenBusy.QUEUE, WhenBusy.QUEUE, WhenBusy.REPLACE_WAITING, WhenBusy.CANCEL_RUNNING)
 
 
@@ -64,6 +66,33 @@ class Limiter(_Changing):
                 when_busy=self.random.choice(BUSY),
             ),
         )
+
+
+class Releaser(_Changing):
+    """Ramps versions up, rolls them back and retires them; afterwards no queue has a route, and none is retired."""
+
+    async def run(self) -> None:
+        queues = (DEFAULT, DEFAULT, *(QUEUES if self.sim.plan.has_queues else ()))
+        while self.sim.dice.on:
+            await self.sleep(0.2, 1.5)
+            await self._try(self._drawn(self.random.choice(queues)))
+        for queue_id in queues:
+            await self._try(RouteQueue(queue_id=queue_id))
+        for build_id in VERSIONS:
+            await self._try(ReinstateVersion(build_id=build_id))
+
+    def _drawn(self, queue_id: str) -> Command:
+        drawn = self.random.random()
+        build_id, other = self.random.choice((VERSIONS, VERSIONS[::-1]))
+        if drawn < 0.2:
+            return RetireVersion(build_id=build_id, move_to=self.random.choice(("", other)), without_workers=True)
+        if drawn < 0.4:
+            return ReinstateVersion(build_id=build_id)
+        if drawn < 0.5:
+            return RouteQueue(queue_id=queue_id)
+        share = self.random.choice((0.0, 10.0, 50.0, 100.0))
+        route = Route(current=self.random.choice((build_id, build_id, "")), ramping=other, percent=share)
+        return RouteQueue(queue_id=queue_id, route=route, without_workers=True)
 
 
 class Operator(_Changing):

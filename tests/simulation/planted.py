@@ -16,12 +16,13 @@ import msgspec
 
 from coordinator.client.client import Client
 from coordinator.commands.task import SubmitTask
-from coordinator.deciders import cancel_ladder, dependencies, supervision
+from coordinator.deciders import cancel_ladder, dependencies, submit_rules, supervision
 from coordinator.deciders import hold as holds
 from coordinator.deciders import schedule as schedules
 from coordinator.deciders import task as decide
 from coordinator.deciders.deadlines import Deadlines
 from coordinator.deciders.retries import backoff_s
+from coordinator.deciders.rules import DecisionContext, Rules
 from coordinator.deciders.signs import Signs
 from coordinator.engine.engine import Engine
 from coordinator.engine.inboxes import InboxTurns
@@ -30,13 +31,13 @@ from coordinator.engine.waiting_claims import SchedulingWorker
 from coordinator.journal.stream import NatsJournal
 from coordinator.leadership.lease import Lease
 from coordinator.node.node_agent import NodeAgent
-from coordinator.placement import sources
+from coordinator.placement import matching, sources
 from coordinator.placement.sources import Sources
 from events.after import AfterOn
 from events.container import ContainerStatus
 from events.resources import Resources
 from events.task import TaskAttemptFailed, TaskStatus
-from projections import blockage, container, waits, worker_filters, world
+from projections import blockage, container, version, waits, worker_filters, world
 from projections import task as projected
 from projections.considered import Considered
 from projections.hold import OnHold
@@ -52,6 +53,7 @@ if TYPE_CHECKING:
     from coordinator.journal.slots import Draft
     from events.after import After
     from events.base import Envelope, Position
+    from events.queue import Route
     from events.task import TaskSubmitted
     from projections.stamp import Stamp
     from projections.store.port import Batch
@@ -353,6 +355,66 @@ def preference_ignored() -> Iterator[None]:
 
 
 @contextmanager
+def pin_forgotten() -> Iterator[None]:
+    """A task that has begun goes on at any version of workers, as if it had not."""
+    with mock.patch.object(version.Builds, "pinned_to", return_value=""):
+        yield
+
+
+@contextmanager
+def share_of_the_others() -> Iterator[None]:
+    """The ramping version gets as many tasks as it should, and not those that it should."""
+
+    def begins_on(route: Route, task_id: str) -> str:
+        return route.ramping if version.place_of(task_id) >= 100.0 - route.percent else route.current
+
+    with mock.patch.object(version, "begins_on", begins_on):
+        yield
+
+
+@contextmanager
+def retired_is_served() -> Iterator[None]:
+    """Workers of a retired version get tasks as before."""
+    original = matching._capacity
+
+    def capacity(world: World, *given: Any) -> Any:
+        versions, world.versions = world.versions, {}
+        try:
+            return original(world, *given)
+        finally:
+            world.versions = versions
+
+    with mock.patch.object(matching, "_capacity", capacity):
+        yield
+
+
+@contextmanager
+def rules_of_schedules_unread() -> Iterator[None]:
+    """What a schedule submits is not checked against the rules of now."""
+    original = schedules._submitted
+
+    def submitted(world: World, schedule: Any, slot: int, context: DecisionContext) -> TaskSubmitted | None:
+        event = original(world, schedule, slot, DecisionContext(context.now, Rules()))
+        return None if event is None else msgspec.structs.replace(event, rule="none")
+
+    with mock.patch.object(schedules, "_submitted", submitted):
+        yield
+
+
+@contextmanager
+def any_rule_permits_all() -> Iterator[None]:
+    """A submit is permitted if a rule names its user, whatever task the rule is for."""
+
+    def permitted(event: TaskSubmitted, user: str, tenant: str, rules: Any) -> TaskSubmitted:
+        others = tuple(msgspec.structs.replace(one, task_names=("*",)) for one in rules)
+        return original(event, user, tenant, others)
+
+    original = submit_rules.permitted
+    with mock.patch.object(decide, "permitted", permitted):
+        yield
+
+
+@contextmanager
 def delay_forgotten() -> Iterator[None]:
     """The fold makes a delayed task ready at once."""
     original = projected.submitted_as
@@ -382,8 +444,8 @@ def pause_ignored() -> Iterator[None]:
     """Claims that name no queue get tasks of paused ones, too."""
     original = Sources._grouped
 
-    def grouped(self: Sources, lanes: Any, wanted: tuple[str, ...], *, is_live: bool) -> Any:
-        queues = original(self, lanes, wanted, is_live=is_live)
+    def grouped(self: Sources, lanes: Any, wanted: tuple[str, ...], allowed: Any, *, is_live: bool) -> Any:
+        queues = original(self, lanes, wanted, allowed, is_live=is_live)
         if not wanted:
             for lane, group in ((lane, group) for one in lanes for lane, group in one.of.items()):
                 queues.setdefault(lane.queue, {}).setdefault(lane, [group])
@@ -562,6 +624,11 @@ PLANTED: dict[str, Callable[[], AbstractContextManager[None]]] = {
         filter_of_the_first,
         named_amounts_free,
         preference_ignored,
+        pin_forgotten,
+        share_of_the_others,
+        retired_is_served,
+        rules_of_schedules_unread,
+        any_rule_permits_all,
     )
 }
 """Every bug by its name."""
@@ -585,10 +652,14 @@ FOUND_FROM = {
     "old_reign_believed": 988,
     "older_epoch_obeyed": 249,
     "pause_ignored": 10,
+    "pin_forgotten": 4,
     "position_outside_transaction": 16,
     "preference_ignored": 6,
     "reason_forgotten": 9,
     "repeat_re_decided": 25,
+    "retired_is_served": 9,
+    "rules_of_schedules_unread": 1,
+    "share_of_the_others": 9,
     "shares_forgotten": 4,
     "spared_forgotten": 75,
     "starts_forgotten": 14,

@@ -18,6 +18,8 @@ class Promise(Enum):
     CAPACITY = "allocations never exceed capacity"
     FIT = "a task starts only at a worker that meets its filter and has what it needs by name"
     PREFERS = "a task that prefers a worker starts at another one only after its time, or without such a worker"
+    VERSION = "a task that began on a version of workers goes on there, or where the tasks of that one were moved"
+    RAMP = "a task begins on the version that the route of its queue says for its id"
     ONE_CONTAINER = "one generation of a container runs, once"
     EXPLAINED = "each placement follows from the journal before it and what its turn recorded"
     REPLAY = "a replay gives the live world"

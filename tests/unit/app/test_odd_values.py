@@ -16,6 +16,7 @@ from coordinator.app.subscribe import EventFilter
 from coordinator.commands.acting import acting
 from coordinator.commands.node import RegisterNode
 from coordinator.commands.payloads import value_of
+from coordinator.commands.worker import RegisterWorker
 from coordinator.container import AgentContainer, ContainerConfig, ContainerManager, ResourceLimits, ResourceManager
 from coordinator.deciders.rules import Rules
 from coordinator.errors import CoordinationError
@@ -30,6 +31,7 @@ from coordinator.scheduler import (
     TaskLimits,
     TaskQueues,
     TaskScheduler,
+    TaskVersions,
 )
 from coordinator.worker.handlers import handler_of
 from coordinator.worker.worker import Worker
@@ -117,6 +119,23 @@ async def a_limit(here: Here) -> Valid:
     return {"limit": "l"}
 
 
+async def a_version(here: Here) -> Valid:
+    await here.app.execute(RegisterWorker(worker_id="v", build_id="b1"))
+    return {"build_id": "b1"}
+
+
+async def a_retired_version(here: Here) -> Valid:
+    await a_version(here)
+    await TaskVersions(here.app).retire_version("b1")
+    return {"build_id": "b1"}
+
+
+async def a_routed_queue(here: Here) -> Valid:
+    await a_version(here)
+    await TaskVersions(here.app).route_queue("b1")
+    return {}
+
+
 async def a_queue(here: Here) -> Valid:
     await TaskQueues(here.app).define_queue("q")
     return {"queue": "q"}
@@ -200,6 +219,11 @@ METHODS: dict[type[Any], dict[str, Method]] = {
         "define_limit": Method({"limit": "l", "running": 1}, fields=LIMITED),
         "delete_limit": Method({}, a_limit, {"limit": ""}),
         "get_limit": Method({}, a_limit),
+    },
+    TaskVersions: {
+        "route_queue": Method({"current": None}, a_routed_queue, dict.fromkeys(("current", "ramping", "percent"), "")),
+        "retire_version": Method({}, a_version),
+        "reinstate_version": Method({}, a_retired_version, {"build_id": ""}),
     },
     TaskQueues: {
         "define_queue": Method({"queue": "q"}, fields={"queue": "queue_id"}),

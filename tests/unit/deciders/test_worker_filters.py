@@ -57,7 +57,7 @@ def test_a_task_says_which_workers_may_run_it() -> None:
     ("text", "why"),
     [
         ("labels.zone = 'eu'", "character 13: '=': use == to compare"),
-        ("zone == 'eu'", "character 1: 'zone' is not a field: use worker_id, container_id, agent_type, node_id, label"),
+        ("zone == 'eu'", "character 1: 'zone' is not a field: use worker_id, container_id, agent_type, node_id, build"),
         ("labels", "character 1: 'labels' is not a field: did you mean labels.…?"),
         ("worker == 'w'", "did you mean worker_id?"),
         ("  ", "it is empty"),

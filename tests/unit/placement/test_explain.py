@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from coordinator.commands.explain import Blocker, Explanation, Tier
-from coordinator.deciders.rules import Rules
+from coordinator.deciders.rules import DecisionContext, Rules
 from coordinator.deciders.signs import Signs
 from coordinator.placement.explain import MOST_WORKERS_SHOWN, explain, plan
 from coordinator.placement.matching import schedule
@@ -35,6 +35,7 @@ from tests.unit.deciders.facts import (
 from tests.unit.placement.test_matching import waiting
 
 if TYPE_CHECKING:
+    from coordinator.commands.task import SubmitTask
     from events.base import Event
 
 RULES = Rules(lease_s=30.0)
@@ -52,6 +53,10 @@ def signs_of(world: World, silent: dict[str, float]) -> Signs:
     for worker_id in world.workers:
         signs.workers[worker_id] = HEARD - silent.get(worker_id, 0.0)
     return signs
+
+
+def planned(world: World, command: SubmitTask, rules: Rules = RULES, actor: str = "ann") -> Explanation:
+    return plan(world, signs_of(world, {}), command, DecisionContext(world.indexes.now, rules, actor=actor), HEARD)
 
 
 def limit(**terms: Any) -> LimitDefined:
@@ -116,7 +121,7 @@ def test_a_plan_is_the_explanation_after_the_submit(content: dict[str, Any]) -> 
     world, command = before.world, submit(**content)
     world.indexes.advance(world.time + 1.0)
     digest = world.digest()
-    found = plan(world, signs_of(world, {}), command, RULES, HEARD)
+    found = planned(world, command)
     assert world.digest() == digest
     after = before.when(command, at=world.time + 1.0, tenant="", actor="")
     after.then(*after.events)
@@ -126,7 +131,7 @@ def test_a_plan_is_the_explanation_after_the_submit(content: dict[str, Any]) -> 
 def test_a_plan_without_a_limit_says_who_would_run_it() -> None:
     """A worker that fits now; the task has no place in any queue afterwards."""
     world = fold(worker())
-    found = plan(world, signs_of(world, {}), submit(), RULES, HEARD)
+    found = planned(world, submit())
     assert (found.task_id, found.ahead, found.worker_counts) == ("t", 0, {"fits": 1})
     assert world.tasks == {}
 
@@ -134,22 +139,24 @@ def test_a_plan_without_a_limit_says_who_would_run_it() -> None:
 def test_a_plan_is_refused_as_its_submit_would_be() -> None:
     """A limit that would return another task explains that one."""
     world = fold(worker(), limit(running=1, when_busy=WhenBusy.RETURN_EXISTING), submitted("a"))
-    assert plan(world, signs_of(world, {}), submit(), RULES, HEARD).task_id == "a"
+    assert planned(world, submit()).task_id == "a"
     with pytest.raises(Refused, match="does not exist"):
-        plan(world, signs_of(world, {}), submit(queue="q"), RULES, HEARD)
-    assert plan(world, signs_of(world, {}), submit("a"), RULES, HEARD).task_id == "a"
+        planned(world, submit(queue="q"))
+    assert planned(world, submit("a")).task_id == "a"
     with pytest.raises(Refused, match="another task_name"):
-        plan(world, signs_of(world, {}), submit("a", task_name="other"), RULES, HEARD)
+        plan(
+            world, signs_of(world, {}), submit("a", task_name="other"), DecisionContext(world.indexes.now, RULES), HEARD
+        )
     rests = fold(
         *(limit(cooldown_s=900.0, when_busy=WhenBusy.RETURN_EXISTING), worker(), submitted("a"), started("a")),
         completed("a"),
     )
     del rests.tasks["a"]
     with pytest.raises(NotFound):
-        plan(rests, signs_of(rests, {}), submit(), RULES, HEARD)
+        planned(rests, submit())
     rejects = fold(worker(), limit(running=1, when_busy=WhenBusy.REJECT), submitted("a"))
     with pytest.raises(Refused, match="is busy by a"):
-        plan(rejects, signs_of(rejects, {}), submit(), RULES, HEARD)
+        planned(rejects, submit())
 
 
 def test_without_a_worker_somebody_has_to_start_one() -> None:

@@ -56,6 +56,8 @@ from events.queue import (
     QueuePolicyFailed,
     QueuePolicySet,
     QueueResumed,
+    QueueRouted,
+    Route,
 )
 from events.resources import NONE, Resources
 from events.retry import RetryPolicy
@@ -93,6 +95,7 @@ from events.task import (
 )
 from events.task_pause import TaskPaused, TaskResumed
 from events.time_limits import TimeLimits
+from events.version import VersionReinstated, VersionRetired
 from events.worker import WorkerDraining, WorkerLeft, WorkerLost, WorkerRegistered
 from projections.blockage import shape_id
 from projections.container import Container, Desired
@@ -215,6 +218,9 @@ class Historian:
             waits_for=waits_for,
             attributes=self.random.choice(_ATTRIBUTES),
             debounce=self.random.choice((None, None, None, Debounce(since=1.0, until=self.world.time + 7.0))),
+            pin_version=self._tasks_made % 4 != 2,
+            rule="r" if self._tasks_made % 3 else "",
+            rule_filter=("", 'agent_type in ["x"]', "")[self._tasks_made % 3],
         )
 
     def unblock_task(self) -> Event | None:
@@ -239,6 +245,7 @@ class Historian:
             claim_id=claim_id,
             attempt=attempt,
             lease=f"{claim_id}.{attempt}",
+            build_id=self.random.choice(("", "b1", "b2", "b3")),
         )
 
     def end_attempt(self) -> Event | None:
@@ -286,7 +293,12 @@ class Historian:
         if not task.is_paused:
             return TaskPaused(task_id=task.task_id, reason="r")
         payload = self.random.choice((None, *_PAYLOADS))
-        return TaskResumed(task_id=task.task_id, payload=payload, more_retries=self.random.randint(0, 2))
+        return TaskResumed(
+            task_id=task.task_id,
+            payload=payload,
+            more_retries=self.random.randint(0, 2),
+            move_to=self.random.choice((None, None, "", "b2")),
+        )
 
     def cancel_task(self) -> Event | None:
         task = self._some_task(TaskStatus.PENDING, TaskStatus.RUNNING)
@@ -328,6 +340,7 @@ class Historian:
                 slots=self.random.choice((None, 1, 8)),
                 owned=self._is_owned(),
                 labels={"zone": "eu", "gpu": 16} if worker_id.endswith(("1", "3")) else {},
+                build_id="b1" if worker_id.endswith("2") else "",
             )
         ]
         if status is WorkerStatus.ACTIVE:
@@ -494,6 +507,16 @@ class Historian:
             QueuePolicyFailed(queue_id=queue_id, policy="p:P", why="late"),
             QueuePaused(queue_id=queue_id, reason="r"),
             QueueResumed(queue_id=queue_id),
+            QueueRouted(
+                queue_id=queue_id,
+                route=self.random.choice(
+                    (
+                        None,
+                        Route(current="b1"),
+                        Route(current="", ramping="b2", percent=self.random.choice((0.5, 50.0))),
+                    )
+                ),
+            ),
             self.blocked(),
         ]
         if queue_id != DEFAULT and not any(
@@ -502,11 +525,20 @@ class Historian:
             possible.append(QueueDeleted(queue_id=queue_id))
         return self.random.choice(possible)
 
+    def change_version(self) -> Event | None:
+        build_id, versions = self.pick("b", 4), self.world.versions
+        if build_id in versions and self.random.random() < 0.6:
+            return VersionReinstated(build_id=build_id)
+        free = [one for one in ("b1", "b2", "b3", "b4") if one not in versions and one != build_id]
+        return VersionRetired(build_id=build_id, move_to=self.random.choice(("", *free)))
+
     def blocked(self) -> Event:
         """Say why a shape waits: that of a task, or one that has none any more."""
         pending = [task for task in self.world.tasks.values() if task.status is TaskStatus.PENDING]
         task = self.random.choice(pending) if pending else None
-        shape = "gone" if task is None else shape_id(shape_of(task, keys_of(task, self.world.limits)))
+        world, shape = self.world, "gone"
+        if task is not None:
+            shape = shape_id(shape_of(task, keys_of(task, world.limits), world.indexes.builds.of(task)))
         return QueueBlocked(
             queue_id=DEFAULT if task is None else task.queue or DEFAULT,
             shape=shape,
@@ -607,8 +639,9 @@ _HAPPENINGS: tuple[Callable[[Historian], Event | None], ...] = (
     Historian.change_queue,
     Historian.change_hold,
     Historian.change_limit,
+    Historian.change_version,
     Historian.change_inbox,
     Historian.change_coordinator,
     Historian.forget_keys,
 )
-_WEIGHTS = (16, 14, 11, 1, 4, 3, 4, 3, 2, 2, 10, 4, 2, 3, 3, 2, 3, 1, 2, 0.5, 0.5)
+_WEIGHTS = (16, 14, 11, 1, 4, 3, 4, 3, 2, 2, 10, 4, 2, 3, 3, 2, 3, 1, 0.7, 2, 0.5, 0.5)

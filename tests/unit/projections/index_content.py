@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from hashlib import blake2b
 from typing import TYPE_CHECKING, Any
 
 from events.container import ContainerStatus
+from events.queue import DEFAULT
 from events.resources import NONE, Resources
 from events.schedule import ScheduleStatus
 from events.task import TaskStatus
@@ -82,6 +84,7 @@ def content_of(indexes: Indexes) -> dict[str, Any]:
         "tasks": {status: set(ids) for status, ids in indexes.tasks.items()},
         "pending by": (indexes.pending_by_tenant, indexes.pending_by_source),
         "worker filters": indexes.worker_filters | indexes.stuck_to,
+        "pinned": indexes.builds.pinned,
         "payload bytes": (
             indexes.payload_bytes,
             indexes.owned_payload_bytes.by_tenant,
@@ -154,14 +157,14 @@ def content_from(world: World) -> dict[str, Any]:
 
     def lane_of(task: Task) -> LaneName:
         share = shared.get(task.queue)
-        return LaneName(task.queue, "" if share is None else key_of(task, share))
+        return LaneName(task.queue, "" if share is None else key_of(task, share), goes_to(world, task))
 
     def accounts_of(task: Task) -> list[str]:
         key = [name_in(task.queue, key_of(task, shared[task.queue]))] if task.queue in shared else []
         return [name_in(task.queue), *key]
 
     def shape_of(task: Task) -> ShapeKey:
-        return shape_with(task, keys_of(task, world.limits))
+        return shape_with(task, keys_of(task, world.limits), goes_to(world, task))
 
     def is_open(shape: ShapeKey) -> bool:
         return all(room(world, key) > 0 for key in shape.keys)
@@ -220,8 +223,9 @@ def content_from(world: World) -> dict[str, Any]:
         "tasks": {status: {task.task_id for task in tasks if task.status is status} for status in TaskStatus},
         "pending by": (dict(Counter(t.tenant for t in pending)), dict(Counter(t.source for t in pending))),
         "worker filters": dict(
-            Counter(one for task in pending for one in (task.worker_filter, task.preference) if one)
+            Counter(one for task in pending for one in (task.worker_filter, task.rule_filter, task.preference) if one)
         ),
+        "pinned": dict(Counter(task.build_id for task in pending if task.build_id)),
         "payload bytes": (
             sum(map(large_bytes, holders)),
             summed((one.tenant, large_bytes(one)) for one in holders),
@@ -327,6 +331,18 @@ def keyed(world: World, tasks: Iterable[Task]) -> dict[str, set[str]]:
         for key in keys_of(task, world.limits):
             found.setdefault(key, set()).add(task.task_id)
     return found
+
+
+def goes_to(world: World, task: Task) -> str | None:
+    """Return the build that a task goes to, by what is retired and the route of its queue."""
+    build_id = task.build_id
+    while build_id in world.versions:
+        build_id = world.versions[build_id].move_to
+    queue = world.queues.get(task.queue or DEFAULT)
+    if build_id or queue is None or queue.route is None:
+        return build_id or None
+    place = int(blake2b(task.task_id.encode(), digest_size=8).hexdigest(), 16)
+    return queue.route.ramping if place * 100 < queue.route.percent * 2**64 else queue.route.current
 
 
 def room(world: World, key: str) -> float:

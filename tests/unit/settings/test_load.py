@@ -17,9 +17,9 @@ from hypothesis import strategies as st
 
 from coordinator import logs
 from coordinator.commands.queue import STRATEGIES
-from coordinator.deciders.rules import AgentType, Limits, Rules
+from coordinator.deciders.rules import AgentType, Limits, Rules, TaskRule
 from coordinator.leadership.lease import FRESH_S, RENEW_S, STOP_S, TTL_S
-from coordinator.processes.coordinator import limits_of, rules_of
+from coordinator.processes.coordinator import access_of, limits_of, rules_of
 from coordinator.settings.fields import LOOPBACK
 from coordinator.settings.file import FILE_BYTES_MOST, find_file
 from coordinator.settings.load import load
@@ -235,6 +235,82 @@ class TestAgents:
         assert said in refusal(f"agents: {entry}")
 
 
+class TestTaskRules:
+    """Who may submit which tasks."""
+
+    def test_reaches_the_rules(self) -> None:
+        """In the order of the file, which decides; what is not set means all."""
+        text = (
+            "security:\n  tasks:\n"
+            "    pay: {users: [billing, 'cli-*'], tenants: [acme], task_names: ['pay.*'], queues: [payments],"
+            " agent_types: [task_agent], nodes: [n1, n2]}\n"
+            "    all: {}\n"
+        )
+        settings = load(written(text))
+        assert rules_of(settings).task_rules == (
+            TaskRule(
+                name="pay",
+                users=("billing", "cli-*"),
+                tenants=("acme",),
+                task_names=("pay.*",),
+                queues=("payments",),
+                agent_types=("task_agent",),
+                nodes=("n1", "n2"),
+            ),
+            TaskRule(name="all"),
+        )
+        assert access_of(settings) is None
+
+    def test_in_the_environment(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Lists are words, separated by commas."""
+        monkeypatch.setenv("COORDINATOR_SECURITY__TASKS__MINE__USERS", "ann, cli-*")
+        assert rules_of(load()).task_rules == (TaskRule(name="mine", users=("ann", "cli-*")),)
+
+    @pytest.mark.parametrize(
+        ("rule", "said"),
+        [
+            (
+                "{pay: {user: [x]}}",
+                "security.tasks.pay.user is not a setting (some.yaml line 1): the nearest is",
+            ),
+            ("{pay: {users: 5}}", "security.tasks.pay.users is 5 (some.yaml line 1): use a list of strings"),
+            ("{pay: {users: [5]}}", "security.tasks.pay.users.0 is 5 (some.yaml line 1): use a list of strings"),
+            ("{pay: {users: []}}", "security.tasks.pay.users is [] (some.yaml line 1): use 1 to 256 names, or leave"),
+            ("{pay: {users: ['a.b']}}", "'a.b' is not a name: use letters, digits, _ and -, and * for any text"),
+            ("{pay: {users: ['']}}", "'' is not a name: use letters, digits, _ and -, and * for any text"),
+            (
+                "{pay: {tenants: ['a b']}}",
+                "pay.tenants is ['a b'] (some.yaml line 1): 'a b' is not a name",
+            ),
+            ("{pay: {queues: ['?']}}", "'?' is not a name: use letters, digits, _ and -, and * for any text"),
+            ("{pay: {task_names: ['']}}", "'' is not a name of tasks: use 1 to 128 characters, * for any text"),
+            ('{pay: {task_names: ["a\\nb"]}}', "is not a name of tasks: use 1 to 128 characters, * for any text"),
+            (
+                "{pay: {agent_types: ['*']}}",
+                "pay.agent_types is ['*'] (some.yaml line 1): id '*' is not an",
+            ),
+            ("{pay: {nodes: ['a b']}}", "pay.nodes is ['a b'] (some.yaml line 1): id 'a b' is not an"),
+            (
+                "{pay: {agent_types: [secure]}}",
+                "tasks.pay.agent_types names 'secure', which is none of agents",
+            ),
+            ("{'a b': {}}", "security.tasks: the name 'a b' is not an identifier"),
+            (
+                "[x]",
+                "security.tasks is ['x'] (some.yaml line 1): it is a section: set its keys, such",
+            ),
+            (f"{{pay: {{nodes: [{', '.join(['n'] * 101)}]}}}}", "use at most 100 names"),
+            (
+                f"{{pay: {{nodes: [{', '.join(f'{number:060}n' for number in range(30))}]}}}}",
+                "nodes that are 1961 characters as a filter of workers: use at most 1000, as by fewer names",
+            ),
+        ],
+    )
+    def test_refused(self, rule: str, said: str) -> None:
+        """A rule that cannot work is refused with its name and its value."""
+        assert said in refusal(f"security: {{tasks: {rule}}}")
+
+
 class TestRulesAndLimits:
     """The settings as decisions and the engine see them."""
 
@@ -245,7 +321,7 @@ class TestRulesAndLimits:
 
     def test_all_are_reachable(self) -> None:
         """Each field of the rules and limits can be set."""
-        assert {"agents", *(field for _, _, field in RULES)} == set(Rules.__struct_fields__)
+        assert {"agents", "task_rules", *(field for _, _, field in RULES)} == set(Rules.__struct_fields__)
         assert {field for _, _, field in LIMITS} == set(Limits.__struct_fields__)
 
     @pytest.mark.parametrize(("key", "value", "field"), RULES)
