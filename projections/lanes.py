@@ -35,7 +35,7 @@ class Lanes:
     """
     The lanes that have ready tasks; the usual one is always there.
 
-    *shared* says how the queues are shared that are, *keyed* which keys tasks have by the limits.
+    *shared* says how the queues are shared that are, *keyed* which keys tasks have by the limits and the budgets.
     """
 
     def __init__(self, shared: Mapping[str, FairShare], keyed: Keyed, *, spare: int = EMPTY_SHAPES_KEPT) -> None:
@@ -50,7 +50,7 @@ class Lanes:
     def shape(self, task: Task) -> Shape:
         """Return the shape of a task in its lane, a new one if there is none."""
         keyed = self._keyed
-        if task.queue or self._shared or keyed.limits:
+        if task.queue or self._shared or keyed.is_used:
             key = shape_of(task, keyed.keys(task))
             group = self._lane(self.lane_of(task))
             shape = group.shapes.get(key)

@@ -13,6 +13,7 @@ import msgspec
 from events.base import Position
 from events.task import TaskStatus
 from projections import (
+    budget,
     container,
     hold,
     inbox,
@@ -28,6 +29,7 @@ from projections import (
     worker,
 )
 from projections.memory import Slice
+from projections.prices import NO_PRICES, PriceTable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -90,6 +92,9 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     schedules: list[schedule.Schedule] = []
     limits: list[limit.Limit] = []
     uses: list[limit.KeyUse] = []
+    budgets: list[budget.TaskBudget] = []
+    spent: list[budget.KeySpent] = []
+    prices: PriceTable = NO_PRICES
 
 
 _encoder = msgspec.msgpack.Encoder()

@@ -20,6 +20,7 @@ from events.cancel_ladder import TaskCancelAsked, TaskCancelForced, TaskCancelTo
 from events.errors import Corrupt
 from events.resources import NONE, Resources
 from events.retry import RetryPolicy
+from events.spend import Reservation, Spend, Spent
 from events.task import (
     Debounce,
     Occurrence,
@@ -39,6 +40,7 @@ from events.task import (
     TaskSubmitted,
     TaskTimedOut,
     TaskUnblocked,
+    TaskUsage,
 )
 from events.task_pause import TaskPaused, TaskResumed
 from events.time_limits import HEARTBEAT, TIMEOUT, TimeLimits, exceeded_text
@@ -93,7 +95,9 @@ class Task(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults=Tr
     task that it does again. `cancelling` is how far a task is that shall be cancelled. Until a task is unblocked,
     `waiting_for` has the tasks that it waits for; in an answer, those of them that have not ended. `extended_s` is what
     the running attempt got besides `timeout_s`, `exceeded` the limit that ended the task or its last attempt, '' for
-    `timeout_s`. `preference` is the filter over workers that follows from `prefer`, '' for none.
+    `timeout_s`. `preference` is the filter over workers that follows from `prefer`, '' for none. `spend` is the most
+    that one attempt may use, `reserved` what budgets keep for the one that runs; it has used `usage`, which costs
+    `spent`, as far as it was reported. `total_spent` is what the attempts that have ended were charged.
     """
 
     task_id: str
@@ -174,6 +178,11 @@ class Task(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults=Tr
     cancelling: Cancelling | None = None
     after: After | None = None
     waiting_for: tuple[str, ...] = ()
+    spend: Spend | None = None
+    reserved: Reservation | None = None
+    usage: TaskUsage | None = None
+    spent: Spent | None = None
+    total_spent: Spent | None = None
 
     @property
     def is_ended(self) -> bool:
@@ -278,6 +287,8 @@ def content_of(task: Task | TaskSubmitted, payload_digest: str) -> int:
         text += f"\0worker_filter {task.worker_filter}"
     if task.prefer is not None:
         text += f"\0prefer {msgspec.structs.astuple(task.prefer)}"
+    if task.spend is not None:
+        text += f"\0spend {msgspec.structs.astuple(task.spend)}"
     return crc32(text.encode())
 
 
@@ -305,7 +316,9 @@ def evolve(task: Task | None, event: AnyTaskEvent, stamp: Stamp) -> Task:
     status, step = _STEPS[kind]
     if status is not None:
         check_legal(LEGAL, task.status, status, event, stamp)
-    return step(task, event, stamp)
+    if task.spend is None:
+        return step(task, event, stamp)
+    return _with_spent(task, step(task, event, stamp), event)
 
 
 def submitted_as(event: TaskSubmitted, stamp: Stamp) -> Task:
@@ -343,6 +356,7 @@ def submitted_as(event: TaskSubmitted, stamp: Stamp) -> Task:
         worker_filter=intern(event.worker_filter) if event.worker_filter else "",
         prefer=event.prefer,
         preference="" if event.prefer is None else intern(event.prefer.filter or of_worker(event.prefers_worker)),
+        spend=event.spend,
     )
     if event.not_before is not None or event.debounce is not None:
         first = max(event.not_before or 0.0, 0.0 if event.debounce is None else event.debounce.until)
@@ -354,6 +368,25 @@ def submitted_as(event: TaskSubmitted, stamp: Stamp) -> Task:
 def _shared(policy: RetryPolicy) -> RetryPolicy:
     """Return a policy equal to *policy*: the same object for all tasks that have it, as far as possible."""
     return policy
+
+
+def _with_spent(before: Task, after: Task, event: AnyTaskEvent) -> Task:
+    """Note what is kept for an attempt that began, what it has used, and what one that ended has spent."""
+    if isinstance(event, TaskStarted):
+        return msgspec.structs.replace(after, reserved=event.reserved)
+    if isinstance(event, TaskProgressed):
+        if event.usage is None:
+            return after
+        return msgspec.structs.replace(after, usage=event.usage, spent=event.spent)
+    if before.status is not RUNNING or after.status is RUNNING:
+        return after
+    spent: Spent = getattr(event, "spent", None) or _NOTHING
+    total = before.total_spent or _NOTHING
+    sums = Spent(tokens=total.tokens + spent.tokens, money_micros=total.money_micros + spent.money_micros)
+    return msgspec.structs.replace(after, reserved=None, usage=None, spent=None, total_spent=sums)
+
+
+_NOTHING = Spent()
 
 
 def _unblocked(task: Task, event: TaskUnblocked, stamp: Stamp) -> Task:

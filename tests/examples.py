@@ -37,6 +37,7 @@ DOMAIN = "planning"
 
 VARYING = frozenset({
     "leader", "stream_created", "source", "ended_by", "actor", "paused_by", "placed_by", "defined_by", "summary",
+    "set_by",
 })  # fmt: skip
 """Fields whose texts differ each time."""
 
@@ -110,6 +111,7 @@ STORY: tuple[Step, ...] = (
     ("queue.resume", {"queue_id": "default"}),
     "queue.set_policy",
     *("hold.place", "hold.get", "hold.list", "hold.lift", "task.find"),
+    *("prices.set", "prices.get", "budget.define", "budget.correct", "budget.get", "budget.list", "budget.remove"),
     *("limit.define", "limit.get", "limit.list", "limit.delete"),
     *("schedule.define", "schedule.next", "schedule.pause", "schedule.resume", "schedule.backfill", "schedule.get"),
     *("schedule.list", "schedule.delete"),

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 
 from coordinator.commands import (
+    budget,
     cancel_ladder,
     cluster,
     container,
@@ -17,6 +18,7 @@ from coordinator.commands import (
     limit,
     node,
     pool,
+    prices,
     queue,
     schedule,
     service,
@@ -36,6 +38,8 @@ KINDS = (
         queue,
         hold,
         limit,
+        budget,
+        prices,
         schedule,
         worker,
         service,

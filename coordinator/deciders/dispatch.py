@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from coordinator.deciders import (
+    budget,
     cancel_ladder,
     container,
     hold,
@@ -26,6 +27,7 @@ from coordinator.deciders import (
     worker,
 )
 from coordinator.deciders.dependents import following
+from coordinator.deciders.spend import with_spent
 
 if TYPE_CHECKING:
     from coordinator.commands.command import Command
@@ -55,6 +57,7 @@ DECIDERS: dict[type[Command], Decider] = {
     **pool.DECIDERS,
     **schedule.DECIDERS,
     **limit.DECIDERS,
+    **budget.DECIDERS,
     **queue.DECIDERS,
     **hold.DECIDERS,
     **silence.DECIDERS,
@@ -69,6 +72,7 @@ _TELLERS: dict[type[Command], Teller] = {
     **pool.TELLERS,
     **schedule.TELLERS,
     **limit.TELLERS,
+    **budget.TELLERS,
     **queue.TELLERS,
     **hold.TELLERS,
     **silence.TELLERS,
@@ -82,7 +86,8 @@ def decide(world: World, command: Command, context: DecisionContext) -> Events:
     Raises:
         CoordinationError: the command is refused; the events in `facts` of the error are recorded nevertheless.
     """
-    return DECIDERS[type(command)](world, command, context)
+    events = DECIDERS[type(command)](world, command, context)
+    return with_spent(world, events) if world.indexes.spending else events
 
 
 def answer(world: World, command: Command, context: DecisionContext, events: Events, *, again: bool = False) -> Any:

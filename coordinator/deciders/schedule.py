@@ -351,6 +351,7 @@ def _submitted(schedule: Schedule, slot: int) -> TaskSubmitted:
         retry=task.retry,
         attributes=task.attributes,
         worker_filter=task.worker_filter,
+        spend=task.spend,
         occurrence=Occurrence(schedule_id=schedule.schedule_id, slot=slot, source=schedule.source),
     )
 

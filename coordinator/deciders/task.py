@@ -22,13 +22,14 @@ from coordinator.commands.task import (
     ReleaseTask,
     SubmitTask,
 )
-from coordinator.commands.validation import AMOUNT_MAX, check_number, check_text, shortened, shortened_begin
+from coordinator.commands.validation import check_number, check_text, shortened, shortened_begin
 from coordinator.deciders import cancel_ladder, dependencies, limit
 from coordinator.deciders.first_start import too_early
 from coordinator.deciders.housing import is_frozen
 from coordinator.deciders.queue import check_queue
 from coordinator.deciders.retries import backoff_s, is_final
 from coordinator.deciders.rules import Decider, Teller, not_found
+from coordinator.deciders.spend import check_affordable, check_usage, price_of, stops, usage_of
 from coordinator.deciders.submission import check_payload, same_content, same_key, same_task, submission
 from coordinator.deciders.time_limits import LEAST_S, MOST_S, timed_out
 from events.base import START
@@ -48,6 +49,7 @@ from events.task import (
     TaskStatus,
 )
 from events.task_pause import TaskPaused
+from projections.prices import cost_of
 from projections.stamp import Stamp
 from projections.task import ENDED, SMALL_CHARS, bytes_of, checksum, digest_of, submitted_as
 from projections.time_limits import end_of_attempt
@@ -61,7 +63,7 @@ if TYPE_CHECKING:
     from coordinator.deciders.rules import DecisionContext, Events, Rules
     from coordinator.deciders.signs import Signs
     from events.base import Event
-    from events.task import Payload, TaskSubmitted, TaskUsage
+    from events.task import Payload, TaskSubmitted
     from projections.task import EndedTask, Task
     from projections.world import World
 
@@ -110,6 +112,8 @@ def _admitted(
     check_room(world, context.rules)
     if command.payload is not None:
         check_new_payload(world, command.payload, context)
+    if event.spend is not None and world.budgets:
+        check_affordable(world, event, context.tenant, context)
     made = limit.admitted(world, event, context.tenant, context) if world.limits else limit.Admitted(event)
     if command.after is None or made.existing:
         return made, None
@@ -210,7 +214,7 @@ def complete(world: World, command: CompleteTask, context: DecisionContext) -> E
     if command.execution_time_s is not None:
         check_number("execution_time", command.execution_time_s, 0.0, 1e9)
     if command.usage is not None:
-        _check_usage(command.usage)
+        check_usage(command.usage)
     task = world.tasks.get(command.task_id)
     if task is None or task.status is not _RUNNING or task.lease != command.lease:  # else the usual: its holder reports
         if _has_ended_as(world, command, TaskStatus.COMPLETED, "completed"):
@@ -270,7 +274,7 @@ def fail(world: World, command: FailTask, context: DecisionContext) -> Events:
     """Fail an attempt: the task goes back to the queue while retries are left, else it fails."""
     error = shortened(command.error, context.rules.text_chars_max)
     if command.usage is not None:
-        _check_usage(command.usage)
+        check_usage(command.usage)
     if command.error_type:
         check_text("error_type", command.error_type, ERROR_TYPE_CHARS_MAX)
     if command.retry_after_s is not None:
@@ -294,11 +298,6 @@ def fail(world: World, command: FailTask, context: DecisionContext) -> Events:
         traceback=shortened_begin(command.traceback, TRACEBACK_CHARS_MAX),
     )
     return (*started, ended if command.usage is None else replace(ended, usage=command.usage))
-
-
-def _check_usage(usage: TaskUsage) -> None:
-    for name in usage.__struct_fields__:
-        check_number(f"usage.{name}", getattr(usage, name), 0, AMOUNT_MAX)
 
 
 def failed_attempt(
@@ -374,18 +373,29 @@ def progress(world: World, command: ProgressTask, context: DecisionContext) -> E
         done = task.progress, command.message or task.progress_message
     else:
         done = command.progress, command.message
+    if command.usage is not None:
+        check_usage(command.usage)
+    usage = None if task.spend is None or command.usage is None else usage_of(task, command.usage)
+    if usage == task.usage:
+        usage = None
+    spent = None if usage is None else cost_of(usage, price_of(world, task))
     checkpoint = command.checkpoint
     if checkpoint is not None:
         _check_checkpoint(world, task, checkpoint, context.rules)
         if digest_of(checkpoint) == digest_of(task.checkpoint):
             checkpoint = None
-    if checkpoint is None and (task.progress, task.progress_message) == done:
+    if checkpoint is None and usage is None and (task.progress, task.progress_message) == done:
         return ()
-    return (
-        TaskProgressed(
-            task_id=task.task_id, lease=command.lease, progress=done[0], message=done[1], checkpoint=checkpoint
-        ),
+    reported = TaskProgressed(
+        task_id=task.task_id,
+        lease=command.lease,
+        progress=done[0],
+        message=done[1],
+        checkpoint=checkpoint,
+        usage=usage,
+        spent=spent,
     )
+    return (reported,) if spent is None else (reported, *stops(world, task, spent, context))
 
 
 def _check_checkpoint(world: World, task: Task, checkpoint: Payload, rules: Rules) -> None:

@@ -9,14 +9,18 @@ if TYPE_CHECKING:
     from coordinator.scheduler.resource_allocator import ResourceAllocator
     from coordinator.scheduler.schedules import ScheduleInfo, Schedules
     from coordinator.scheduler.scheduling_policy import PolicyType, SchedulingPolicy
+    from coordinator.scheduler.task_budgets import TaskBudgets
     from coordinator.scheduler.task_holds import TaskHolds
     from coordinator.scheduler.task_limits import TaskLimits
     from coordinator.scheduler.task_queues import TaskQueues
     from coordinator.scheduler.task_scheduler import TaskInfo, TaskScheduler
     from events.after import After
+    from events.budget import Stop, Unit
     from events.limit import WhenBusy
+    from events.prices import Price
     from events.retry import RetryPolicy
     from events.schedule import Catchup, Overlap, ScheduleStatus
+    from events.spend import Spend
     from events.task import Prefer, TaskStatus, TaskUsage
 
 __all__ = [
@@ -25,6 +29,7 @@ __all__ = [
     "Overlap",
     "PolicyType",
     "Prefer",
+    "Price",
     "ResourceAllocator",
     "RetryPolicy",
     "ScheduleInfo",
@@ -32,6 +37,9 @@ __all__ = [
     "Schedules",
     "SchedulingPolicy",
     "SchedulingStrategy",
+    "Spend",
+    "Stop",
+    "TaskBudgets",
     "TaskHolds",
     "TaskInfo",
     "TaskLimits",
@@ -39,6 +47,7 @@ __all__ = [
     "TaskScheduler",
     "TaskStatus",
     "TaskUsage",
+    "Unit",
     "WhenBusy",
 ]
 
@@ -50,6 +59,7 @@ __getattr__ = lazy_exports(
         "Overlap": "events.schedule",
         "PolicyType": "coordinator.scheduler.scheduling_policy",
         "Prefer": "events.task",
+        "Price": "events.prices",
         "ResourceAllocator": "coordinator.scheduler.resource_allocator",
         "RetryPolicy": "events.retry",
         "ScheduleInfo": "coordinator.scheduler.schedules",
@@ -57,6 +67,9 @@ __getattr__ = lazy_exports(
         "Schedules": "coordinator.scheduler.schedules",
         "SchedulingPolicy": "coordinator.scheduler.scheduling_policy",
         "SchedulingStrategy": "coordinator.commands.task",
+        "Spend": "events.spend",
+        "Stop": "events.budget",
+        "TaskBudgets": "coordinator.scheduler.task_budgets",
         "TaskHolds": "coordinator.scheduler.task_holds",
         "TaskInfo": "coordinator.scheduler.task_scheduler",
         "TaskLimits": "coordinator.scheduler.task_limits",
@@ -64,6 +77,7 @@ __getattr__ = lazy_exports(
         "TaskScheduler": "coordinator.scheduler.task_scheduler",
         "TaskStatus": "events.task",
         "TaskUsage": "events.task",
+        "Unit": "events.budget",
         "WhenBusy": "events.limit",
     },
 )

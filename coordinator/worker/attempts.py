@@ -23,6 +23,7 @@ from contextlib import nullcontext, suppress
 from typing import TYPE_CHECKING, Any
 
 import structlog
+from msgspec.structs import replace
 
 from coordinator.commands.acting import act_for, acting_for_nobody, ids_of, in_span
 from coordinator.commands.cancel_ladder import CancelStep, ReportCancel
@@ -208,7 +209,7 @@ class Attempts:
     def _step(self, attempt: Attempt, step: CancelStep) -> None:
         if is_aborting(self._tasks):
             return
-        self._tasks.create_task(self._report(self._cancelled(attempt.task, step)), context=self._context.copy())
+        self._tasks.create_task(self._report(self._cancelled(attempt, step)), context=self._context.copy())
 
     def lose(self, leases: Iterable[str]) -> None:
         """
@@ -329,6 +330,8 @@ class Attempts:
         try:
             try:
                 report = await self._outcome(attempt)
+                if (used := attempt.context.usage) is not None and isinstance(report, CompleteTask | FailTask):
+                    report = replace(report, usage=used)
             finally:
                 self._running.discard(attempt)
                 if attempt.left:
@@ -383,14 +386,14 @@ class Attempts:
             if is_aborting(self._tasks):
                 raise
             if attempt.forcing is not None and attempt.exit is None:
-                return self._cancelled(task, CancelStep.ENDED)
+                return self._cancelled(attempt, CancelStep.ENDED)
             # The handler did it: it cancelled itself, raised this error, or a task of its own exited.
             return self._failed(task, attempt.exit or error, retry=True)
         except AttemptCancelled as error:
             if attempt.lost:
                 return None
             if attempt.forcing is not None:
-                return self._cancelled(task, CancelStep.ENDED)
+                return self._cancelled(attempt, CancelStep.ENDED)
             return self._failed(task, attempt.exit or error, retry=True)
         except BaseException as error:  # any exception, even SystemExit, ends only the attempt
             if is_from_signal(error):
@@ -434,8 +437,9 @@ class Attempts:
             result=result,
         )
 
-    def _cancelled(self, task: Task, step: CancelStep) -> ReportCancel:
-        return ReportCancel(task_id=task.task_id, lease=task.lease, step=step)
+    def _cancelled(self, attempt: Attempt, step: CancelStep) -> ReportCancel:
+        task = attempt.task
+        return ReportCancel(task_id=task.task_id, lease=task.lease, step=step, usage=attempt.context.usage)
 
     def _failed(self, task: Task, error: BaseException, *, retry: bool) -> FailTask:
         reported = reported_error(error)
@@ -487,6 +491,7 @@ class Attempts:
                     worker_id=self._worker_id,
                     error=error_text(error),
                     retry=False,
+                    usage=report.usage,
                     error_type=type_name(error),
                 )
 
