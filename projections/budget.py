@@ -244,10 +244,8 @@ def _start(use: WindowUse) -> int:
     return use.start
 
 
-def is_past(spent: KeySpent, terms: BudgetTerms | None, now: float) -> bool:
+def is_past(spent: KeySpent, terms: BudgetTerms, now: float) -> bool:
     """Return whether what a key has spent is of no interest any more: all windows that are kept would be others."""
-    if terms is None:
-        return True
     if terms.window == ENDLESS:
         return False
     newest = spent.windows[-1].start

@@ -561,8 +561,7 @@ def _note_spent(world: World, after: budget.KeySpent, stamp: Stamp) -> None:
     spent.pop(after.key, None)  # those that spent last are the last
     spent[after.key] = after
     oldest = next(iter(spent))
-    its = world.budgets.get(budget.budget_of(oldest))
-    if budget.is_past(spent[oldest], None if its is None else its.terms, stamp.time):
+    if budget.is_past(spent[oldest], world.budgets[budget.budget_of(oldest)].terms, stamp.time):
         del spent[oldest]
     world.indexes.keyed.look(after.key)
 

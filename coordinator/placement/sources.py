@@ -372,10 +372,11 @@ class _Limits:
     def note(self, task: Task) -> None:
         """Count a task that was given to a claim."""
         for key in self._keyed.keys(task):
-            if not is_budget(key):
-                self._left[key] = self._room(key) - 1
-            elif task.spend is not None:
+            if is_budget(key):
+                assert task.spend is not None, "only tasks that say what they may spend have such keys"
                 self._note_spend(key, int(self._need(key, task.spend)))
+            else:
+                self._left[key] = self._room(key) - 1
 
     def _note_spend(self, key: str, amount: int) -> None:
         """Count what was reserved: of a task for which the floor is kept, others have as much less beyond the floor."""

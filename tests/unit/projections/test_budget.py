@@ -248,3 +248,12 @@ def test_what_is_reserved_is_never_less_than_what_it_costs() -> None:
     assert cost_of(TaskUsage(cached_tokens=3, reasoning_tokens=1), dear_cache) == Spent(tokens=4, money_micros=7)
     assert cost_of(TaskUsage(input_tokens=3, output_tokens=1), dear_cache) == Spent(tokens=4, money_micros=5)
     assert reservation_for(spend, NO_PRICES) == Reservation(tokens=4)
+
+
+def test_what_an_attempt_used_can_be_added_up() -> None:
+    """Each kind of tokens, and money."""
+    once = TaskUsage(input_tokens=1, cached_tokens=2, output_tokens=3, reasoning_tokens=4, money_micros=5)
+    assert once + once == TaskUsage(
+        input_tokens=2, cached_tokens=4, output_tokens=6, reasoning_tokens=8, money_micros=10
+    )
+    assert (once + once).tokens == 20
