@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 MARK, OF_FLOOR = "$", "+"
 MONTH, ENDLESS = "month", "none"
 WINDOWS_KEPT = 8
-"""Of each key, what was spent in so many of the last windows in which something was is kept."""
+"""What was spent is kept for as long as so many windows take; what is told later of older ones is not."""
 MOST_KEYS = 100_000
 """Of so many keys it is kept what they have spent; while it is of so many, no attempt of a further one begins."""
 
@@ -246,8 +246,9 @@ def _start(use: WindowUse) -> int:
 
 def is_past(spent: KeySpent, terms: BudgetTerms, now: float) -> bool:
     """Return whether what a key has spent is of no interest any more: all windows that are kept would be others."""
-    if terms.window == ENDLESS:
-        return False
-    newest = spent.windows[-1].start
-    length = window_s(terms.window) or MONTH_MOST_S
-    return newest + (WINDOWS_KEPT + 1) * length <= now
+    return not is_kept(terms.window, spent.windows[-1].start, now)
+
+
+def is_kept(window: str, start: int, now: float) -> bool:
+    """Return whether it is kept what was spent in the window that began at *start*."""
+    return window == ENDLESS or now < start + WINDOWS_KEPT * (window_s(window) or MONTH_MOST_S)

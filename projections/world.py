@@ -552,6 +552,8 @@ def _settle(world: World, keys: tuple[str, ...], ran: task.Task, event: TaskEven
         return
     for key in filter(budget.is_budget, keys):
         terms, began_at = world.budgets[budget.budget_of(key)].terms, ran.started_at or stamp.time
+        if not budget.is_kept(terms.window, budget.span_at(terms.window, began_at).start, stamp.time):
+            continue
         _note_spent(world, budget.settled(world.spent.get(key), key, terms, began_at, amounts, ran.reserved), stamp)
 
 

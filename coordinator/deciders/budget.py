@@ -20,12 +20,11 @@ from events.ids import checked
 from events.prices import PricesSet
 from projections.budget import (
     BY,
-    ENDLESS,
-    MONTH_MOST_S,
     WINDOWS_KEPT,
     both_of,
     budget_of,
     held_by,
+    is_kept,
     key_named,
     span_at,
     window_s,
@@ -139,7 +138,7 @@ def _window_of(budget: TaskBudget, at: float | None, now: float) -> int:
         msg = f"at {time:.0f} is not a time of the past: use seconds since 1970, at most {now:.0f}"
         raise Refused(msg, reason="bad_time")
     start = span_at(window, time).start
-    if window != ENDLESS and start + WINDOWS_KEPT * (window_s(window) or MONTH_MOST_S) <= now:
+    if not is_kept(window, start, now):
         msg = f"at {time:.0f} is too long ago: what was spent is kept of the last {WINDOWS_KEPT} windows"
         raise Refused(msg, reason="bad_time")
     return start

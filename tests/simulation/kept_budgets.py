@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from events.budget import BudgetCorrected, BudgetDefined, BudgetRemoved, Unit
-from events.prices import PricesSet
+from events.prices import Price, PricesSet
 from events.queue import DEFAULT
 from events.task import TaskAttemptFailed, TaskCompleted, TaskProgressed, TaskStarted, TaskSubmitted
 from events.task_pause import TaskPaused
@@ -15,7 +15,6 @@ from tests.simulation.kept_limits import DIRECT, ENDS
 if TYPE_CHECKING:
     from events.base import Event
     from events.budget import BudgetTerms
-    from events.prices import Price
     from events.spend import Reservation, Spend, Spent
     from events.task import TaskUsage
     from projections.world import World
@@ -80,6 +79,18 @@ def cost(usage: dict[str, int], price: Price | None) -> dict[Unit, int]:
     return {Unit.TOKENS: tokens, Unit.MONEY: money}
 
 
+def most_of(spend: Spend, price: Price | None) -> dict[Unit, int]:
+    """Return the most that an attempt may spend: each token at its dearest."""
+    dear = price
+    if price is not None:
+        dear = Price(
+            input_micros=max(price.input_micros, price.cached_micros or 0),
+            output_micros=max(price.output_micros, price.reasoning_micros or 0),
+        )
+    used = {"input_tokens": spend.input_tokens, "output_tokens": spend.output_tokens}
+    return cost(used | {"money_micros": spend.money_micros}, dear)
+
+
 class KeptBudgets:
     """The budgets, and what each attempt is charged; `take` returns what is wrong with an event, or ''."""
 
@@ -141,14 +152,10 @@ class KeptBudgets:
         if event.claim_id == DIRECT:
             return "" if event.reserved is None else f"{event} reserves, although it ends at once"
         version, models = self._prices
-        price = models.get(known.spend.model)
-        tokens, money = known.spend.input_tokens + known.spend.output_tokens, known.spend.money_micros
-        if price is not None:
-            each = cost({"input_tokens": known.spend.input_tokens, "output_tokens": known.spend.output_tokens}, price)
-            money += each[Unit.MONEY]
-        reserved = event.reserved
-        if reserved is None or reserved.tokens != tokens or reserved.price != price or reserved.money_micros < money:
-            return f"{event} reserves something else than {tokens} tokens and {money} of money by version {version!r}"
+        price, reserved = models.get(known.spend.model), event.reserved
+        most = most_of(known.spend, price)
+        if reserved is None or reserved.price != price or any(in_unit(reserved, unit) != most[unit] for unit in Unit):
+            return f"{event} reserves something else than {most} by version {version!r} of the prices"
         self.starts += 1
         return self._too_much(event, time)
 
@@ -215,9 +222,7 @@ class KeptBudgets:
             known = self._known[task_id]
             right = {unit: 0 if runs.reserved is None else in_unit(runs.reserved, unit) for unit in Unit}
             if runs.reserved is None and event.lease.startswith(DIRECT):
-                price = self._prices[1].get(known.spend.model)
-                tokens = {"input_tokens": known.spend.input_tokens, "output_tokens": known.spend.output_tokens}
-                right = cost(tokens | {"money_micros": known.spend.money_micros}, price)
+                right = most_of(known.spend, self._prices[1].get(known.spend.model))
         else:
             direct = event.lease.startswith(DIRECT) and runs.reserved is None
             price = self._prices[1].get(self._known[task_id].spend.model) if direct else price_of(runs.reserved)
@@ -231,6 +236,12 @@ class KeptBudgets:
         if isinstance(event, ENDS):
             del self._known[task_id]
         return self._differs(event, event.spent, right)
+
+    def _is_kept(self, entry: Entry, now: float) -> bool:
+        """Return whether a window began so lately that all that is told of it counts."""
+        window = self.terms[entry[0]].window
+        length = SECONDS.get(window[-1], 0) * int(window[:-1]) if window[0].isdigit() else 31 * SECONDS["d"]
+        return window == "none" or now < entry[3] + 8 * length
 
     def _differs(self, event: Event, told: Spent | None, right: dict[Unit, int]) -> str:
         if told is not None and all(in_unit(told, unit) == amount for unit, amount in right.items()):
@@ -247,7 +258,7 @@ class KeptBudgets:
             return f"the world keeps {held} for what runs, and it should be {self.kept()}"
         told = {(*_parts(key), one.start): one.spent for key, spent in world.spent.items() for one in spent.windows}
         for entry, amount in told.items():
-            if amount != self.spent.get(entry, 0):
+            if amount != self.spent.get(entry, 0) and self._is_kept(entry, world.time):
                 return f"the world has {amount} as spent of {entry}, and it should be {self.spent.get(entry, 0)}"
         now = {entry for entry in self.spent if entry[3] == began(self.terms[entry[0]].window, world.time)}
         missing = {entry: self.spent[entry] for entry in now if self.spent[entry] and entry not in told}
