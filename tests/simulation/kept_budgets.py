@@ -8,15 +8,18 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from events.budget import BudgetCorrected, BudgetDefined, BudgetRemoved, Unit
 from events.prices import Price, PricesSet
 from events.queue import DEFAULT
-from events.task import TaskAttemptFailed, TaskCompleted, TaskProgressed, TaskStarted, TaskSubmitted
+from events.spend import Spend
+from events.task import TaskAttemptFailed, TaskCompleted, TaskProgressed, TaskStarted, TaskSubmitted, TaskUsage
 from events.task_pause import TaskPaused
 from tests.simulation.kept_limits import DIRECT, ENDS
 
 if TYPE_CHECKING:
+    from random import Random
+
     from events.base import Event
     from events.budget import BudgetTerms
-    from events.spend import Reservation, Spend, Spent
-    from events.task import TaskUsage
+    from events.spend import Reservation, Spent
+    from projections.task import Task
     from projections.world import World
 
 SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
@@ -89,6 +92,35 @@ def most_of(spend: Spend, price: Price | None) -> dict[Unit, int]:
         )
     used = {"input_tokens": spend.input_tokens, "output_tokens": spend.output_tokens}
     return cost(used | {"money_micros": spend.money_micros}, dear)
+
+
+def spend_of(number: int) -> Spend | None:
+    """Return what a task of a run may spend, by its number."""
+    if number % 5 == 3:
+        return None
+    return Spend(
+        model=("m", "m", "")[number % 3],
+        input_tokens=(10, 20, 30)[number % 3],
+        output_tokens=10,
+        money_micros=number % 2,
+    )
+
+
+def drawn_usage(random: Random, task: Task) -> TaskUsage | None:
+    """Return what an attempt says that it used: nothing, no more than it may, or more."""
+    spend = task.spend
+    if spend is None or random.random() < 0.2:
+        return None
+    read = random.randint(0, spend.input_tokens) + (25 if random.random() < 0.1 else 0)
+    cached = random.randint(0, read)
+    written = random.randint(0, spend.output_tokens)
+    return TaskUsage(
+        input_tokens=read - cached,
+        cached_tokens=cached,
+        output_tokens=written // 2,
+        reasoning_tokens=written - written // 2,
+        money_micros=random.randint(0, spend.money_micros),
+    )
 
 
 class KeptBudgets:

@@ -23,7 +23,7 @@ LIMITS = ("l", "m")
 BUSY = (WhenBusy.QUEUE, WhenBusy.QUEUE, WhenBusy.REPLACE_WAITING, WhenBusy.CANCEL_RUNNING)
 
 
-class _Changing(Actor):
+class Changing(Actor):
     """Sends commands, of which some are refused."""
 
     async def _try(self, command: Command) -> None:
@@ -34,7 +34,7 @@ class _Changing(Actor):
         self.sim.dice.fired[command.NAME] += 1
 
 
-class Limiter(_Changing):
+class Limiter(Changing):
     """Changes limits while faults strike; afterwards there are none."""
 
     async def run(self) -> None:
@@ -66,7 +66,7 @@ class Limiter(_Changing):
         )
 
 
-class Operator(_Changing):
+class Operator(Changing):
     """Changes queues and policies while faults strike; afterwards every queue is open."""
 
     async def run(self) -> None:
