@@ -135,6 +135,7 @@ class KeptBudgets:
         """How often an attempt began that took the last of a budget, or nearly."""
         self._known: dict[str, Known] = {}
         self._runs: dict[str, Runs] = {}
+        self._kept: dict[Entry, int] = {}
         self._prices: tuple[str, dict[str, Price]] = ("", {})
 
     def take(self, event: Event, time: float, tenant: str = "", source: str = "") -> str:
@@ -145,6 +146,7 @@ class KeptBudgets:
             case BudgetRemoved():
                 del self.terms[event.budget_id]
                 self._forget(event.budget_id)
+                self._kept = self.kept()
             case BudgetCorrected():
                 entry = (event.budget_id, event.key, event.of_floor, event.window)
                 self.spent[entry] = self.spent.get(entry, 0) + event.amount
@@ -168,6 +170,7 @@ class KeptBudgets:
             getattr(before, name) != getattr(terms, name) for name in ("by", "where", "unit", "window", "floor_for")
         ):
             self._forget(event.budget_id)
+        self._kept = self.kept()
 
     def _forget(self, budget_id: str) -> None:
         self.spent = {entry: amount for entry, amount in self.spent.items() if entry[0] != budget_id}
@@ -181,6 +184,7 @@ class KeptBudgets:
     def _start(self, event: TaskStarted, time: float) -> str:
         known = self._known[event.task_id]
         self._runs[event.task_id] = Runs(time, event.reserved)
+        self._count(event.task_id, 1)
         if event.claim_id == DIRECT:
             return "" if event.reserved is None else f"{event} reserves, although it ends at once"
         version, models = self._prices
@@ -214,10 +218,16 @@ class KeptBudgets:
 
     def used(self, entry: Entry) -> int:
         """Return what was spent and is kept."""
-        return self.spent.get(entry, 0) + self.kept().get(entry, 0)
+        return self.spent.get(entry, 0) + self._kept.get(entry, 0)
+
+    def _count(self, task_id: str, sign: int) -> None:
+        """Count what is kept for a task that runs, or no longer with -1."""
+        runs = self._runs[task_id]
+        for entry, unit in self._entries(task_id, runs.began_at):
+            self._kept[entry] = self._kept.get(entry, 0) + sign * runs.kept(unit)
 
     def kept(self) -> dict[Entry, int]:
-        """Return what is kept for all that run."""
+        """Return what is kept for all that run, added up one by one."""
         found: dict[Entry, int] = {}
         for task_id, runs in self._runs.items():
             for entry, unit in self._entries(task_id, runs.began_at):
@@ -235,7 +245,9 @@ class KeptBudgets:
 
     def _progress(self, event: TaskProgressed) -> str:
         runs = self._runs[event.task_id]
+        self._count(event.task_id, -1)
         self._use(runs, event.usage)
+        self._count(event.task_id, 1)
         right = cost(runs.usage, price_of(runs.reserved))
         return self._differs(event, event.spent, right)
 
@@ -249,6 +261,7 @@ class KeptBudgets:
             return ""
         task_id = event.task_id
         runs = self._runs[task_id]
+        self._count(task_id, -1)
         self._use(runs, event.usage)
         if event.usage is None and isinstance(event, TaskCompleted):
             known = self._known[task_id]
