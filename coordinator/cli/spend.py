@@ -42,8 +42,9 @@ class Money(click.ParamType[int]):
 
 
 def shown_money(micros: int) -> str:
-    """Return micro-units as a decimal number."""
-    return f"{Decimal(micros) / MICROS:,f}"
+    """Return micro-units as a decimal number, with two decimals at least."""
+    whole, parts = divmod(abs(micros), MICROS)
+    return f"{'-' if micros < 0 else ''}{whole:,}.{f'{parts:06d}'.rstrip('0'):0<2}"
 
 
 def spend_options(command: Any) -> Any:
