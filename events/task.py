@@ -341,9 +341,19 @@ class TaskTimedOut(TaskEvent, frozen=True, kw_only=True, gc=False, omit_defaults
     spent: Spent | None = None
 
 
-class TaskReportRefused(TaskEvent, frozen=True, kw_only=True, gc=False):
-    """A report of `outcome` without the lease was refused; the task did not change, and the report is recorded."""
+class TaskReportRefused(TaskEvent, frozen=True, kw_only=True, gc=False, omit_defaults=True):
+    """
+    A report of `outcome` without the lease was refused; the task did not change, and the report is recorded.
+
+    `usage` is what it says that the attempt under `lease` used, if that is more than was known, and `spent` how much
+    more that costs; `budget.corrected` follows.
+    """
+
+    VERSION = 2
+    SINCE: ClassVar[Mapping[str, int]] = {"usage": 2, "spent": 2}
 
     lease: str
     outcome: str
     worker_id: str
+    usage: TaskUsage | None = None
+    spent: Spent | None = None

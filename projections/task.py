@@ -18,6 +18,7 @@ from events.after import After
 from events.base import START, Position, type_of
 from events.cancel_ladder import TaskCancelAsked, TaskCancelForced, TaskCancelTold
 from events.errors import Corrupt
+from events.prices import Price
 from events.resources import NONE, Resources
 from events.retry import RetryPolicy
 from events.spend import Reservation, Spend, Spent
@@ -79,6 +80,19 @@ class FailedAttempt(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_de
     error_type: str = ""
 
 
+class UnreportedAttempt(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults=True):
+    """
+    The last attempt that ended without a report of its holder, which may still come.
+
+    It began at `began_at`, has used `usage` as far as is known, and its tokens cost `price`.
+    """
+
+    lease: str
+    began_at: float
+    usage: TaskUsage | None = None
+    price: Price | None = None
+
+
 _ONE_WORKER = 'worker_id == "'
 ATTEMPTS_KEPT = 10
 ATTEMPT_ERROR_CHARS = 1024
@@ -97,7 +111,8 @@ class Task(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults=Tr
     the running attempt got besides `timeout_s`, `exceeded` the limit that ended the task or its last attempt, '' for
     `timeout_s`. `preference` is the filter over workers that follows from `prefer`, '' for none. `spend` is the most
     that one attempt may use, `reserved` what budgets keep for the one that runs; it has used `usage`, which costs
-    `spent`, as far as it was reported. `total_spent` is what the attempts that have ended were charged.
+    `spent`, as far as it was reported. `total_spent` is what the attempts that have ended were charged, `unreported`
+    the last one of them whose holder may still report what it used.
     """
 
     task_id: str
@@ -183,6 +198,7 @@ class Task(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults=Tr
     usage: TaskUsage | None = None
     spent: Spent | None = None
     total_spent: Spent | None = None
+    unreported: UnreportedAttempt | None = None
 
     @property
     def is_ended(self) -> bool:
@@ -312,7 +328,7 @@ def evolve(task: Task | None, event: AnyTaskEvent, stamp: Stamp) -> Task:
     if kind is TaskSubmitted:
         existing(event, stamp)
     if kind is TaskReportRefused:
-        return msgspec.structs.replace(task, refused_lease=event.lease)  # type: ignore[union-attr]
+        return _report_refused(task, event)  # type: ignore[arg-type]
     status, step = _STEPS[kind]
     if status is not None:
         check_legal(LEGAL, task.status, status, event, stamp)
@@ -381,12 +397,44 @@ def _with_spent(before: Task, after: Task, event: AnyTaskEvent) -> Task:
     if before.status is not RUNNING or after.status is RUNNING:
         return after
     spent: Spent = getattr(event, "spent", None) or _NOTHING
-    total = before.total_spent or _NOTHING
-    sums = Spent(tokens=total.tokens + spent.tokens, money_micros=total.money_micros + spent.money_micros)
-    return msgspec.structs.replace(after, reserved=None, usage=None, spent=None, total_spent=sums)
+    return msgspec.structs.replace(
+        after,
+        reserved=None,
+        usage=None,
+        spent=None,
+        total_spent=_summed(before.total_spent, spent),
+        unreported=_unreported(before, event),
+    )
 
 
 _NOTHING = Spent()
+_NOBODY_REPORTED = frozenset({"lease_expired", "container_failed", "heartbeat", "poison"})
+
+
+def _summed(total: Spent | None, spent: Spent) -> Spent:
+    total = total or _NOTHING
+    return Spent(tokens=total.tokens + spent.tokens, money_micros=total.money_micros + spent.money_micros)
+
+
+def _unreported(ran: Task, event: AnyTaskEvent) -> UnreportedAttempt | None:
+    """Return the attempt that *event* ended, if it was not its holder who ended it; else the one before."""
+    why = getattr(event, "cause", "") or getattr(event, "reason", "")
+    if not isinstance(event, TaskTimedOut | TaskCancelled) and why not in _NOBODY_REPORTED:
+        return ran.unreported
+    return UnreportedAttempt(
+        lease=ran.lease,
+        began_at=ran.started_at or 0.0,
+        usage=getattr(event, "usage", None),
+        price=None if ran.reserved is None else ran.reserved.price,
+    )
+
+
+def _report_refused(task: Task, event: TaskReportRefused) -> Task:
+    """Note a report that came too late, and what it says that its attempt used."""
+    if event.spent is not None and task.unreported is not None:
+        late = msgspec.structs.replace(task.unreported, usage=event.usage)
+        task = msgspec.structs.replace(task, unreported=late, total_spent=_summed(task.total_spent, event.spent))
+    return msgspec.structs.replace(task, refused_lease=event.lease)
 
 
 def _unblocked(task: Task, event: TaskUnblocked, stamp: Stamp) -> Task:

@@ -8,6 +8,7 @@ completed without a report.
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
 
@@ -15,21 +16,22 @@ from msgspec.structs import replace
 
 from coordinator.commands.validation import AMOUNT_MAX, check_number, check_text
 from events.base import START
-from events.budget import Stop
+from events.budget import BudgetCorrected, Stop
 from events.cancel_ladder import TaskCancelAsked
-from events.errors import Refused, shown
+from events.errors import CoordinationError, Refused, shown
 from events.spend import Spent
 from events.task import (
     TaskAttemptFailed,
     TaskCancelled,
     TaskCompleted,
     TaskFailed,
+    TaskReportRefused,
     TaskStatus,
     TaskTimedOut,
     TaskUsage,
 )
 from events.task_pause import TaskPaused
-from projections.budget import budget_of, has_floor_mark, keys_of, most_for, value_of
+from projections.budget import budget_of, has_floor_mark, is_kept, keys_of, most_for, span_at, value_of
 from projections.prices import cost_of, need_of, of_unit, reservation_for
 from projections.stamp import Stamp
 from projections.task import submitted_as
@@ -37,6 +39,7 @@ from projections.task import submitted_as
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from coordinator.commands.task import CompleteTask, FailTask, ProgressTask
     from coordinator.deciders.rules import DecisionContext, Events, Rules
     from events.base import Event
     from events.prices import Price
@@ -49,6 +52,7 @@ if TYPE_CHECKING:
 MODEL_CHARS_MAX = 128
 _ENDS = frozenset({TaskCompleted, TaskAttemptFailed, TaskFailed, TaskCancelled, TaskTimedOut, TaskPaused})
 _NOTHING = Spent()
+_NO_USAGE = TaskUsage()
 
 
 def check_spend(spend: Spend) -> None:
@@ -110,9 +114,13 @@ def _no_price(model: str, budget_id: str, prices: PriceTable) -> Refused:
 
 def usage_of(task: Task, given: TaskUsage | None) -> TaskUsage | None:
     """Return what an attempt has used, by all reports of it: each is of all so far, so none takes anything back."""
-    before = task.usage
-    if before is None or given is None:
-        return given if before is None else before
+    return task.usage if given is None else most_of(task.usage, given)
+
+
+def most_of(before: TaskUsage | None, given: TaskUsage) -> TaskUsage:
+    """Return the most of each kind that two reports of one attempt say."""
+    if before is None:
+        return given
     return TaskUsage(**{name: max(getattr(before, name), getattr(given, name)) for name in given.__struct_fields__})
 
 
@@ -122,6 +130,55 @@ def price_of(world: World, task: Task) -> Price | None:
         return None if task.reserved is None else task.reserved.price
     assert task.spend is not None
     return world.prices.models.get(task.spend.model)
+
+
+@contextmanager
+def billed(world: World, report: CompleteTask | FailTask | ProgressTask, outcome: str, now: float) -> Iterator[None]:
+    """
+    Let a report that is refused, because its attempt has ended, correct the budgets by what it says was used.
+
+    Raises:
+        CoordinationError: that of the block, with what follows from the report as facts.
+    """
+    try:
+        yield
+    except CoordinationError as error:
+        bill = tuple(_late_bill(world, report, outcome, now))
+        if bill:  # it says more than the one without usage that is there perhaps
+            error.facts = bill
+        raise
+
+
+def _late_bill(
+    world: World, report: CompleteTask | FailTask | ProgressTask, outcome: str, now: float
+) -> Iterator[Event]:
+    """Yield what follows from what an attempt has used that nobody knew of when it ended."""
+    task = world.tasks.get(report.task_id)
+    attempt = None if task is None else task.unreported
+    if report.usage is None or task is None or attempt is None or report.lease != attempt.lease:
+        return
+    usage = most_of(attempt.usage, report.usage)
+    if usage == attempt.usage:
+        return
+    after, before = cost_of(usage, attempt.price), cost_of(attempt.usage or _NO_USAGE, attempt.price)
+    more = Spent(tokens=after.tokens - before.tokens, money_micros=after.money_micros - before.money_micros)
+    worker_id = getattr(report, "worker_id", "")
+    yield TaskReportRefused(
+        task_id=task.task_id, lease=attempt.lease, outcome=outcome, worker_id=worker_id, usage=usage, spent=more
+    )
+    for key in keys_of(task, world.budgets):
+        terms = world.budgets[budget_of(key)].terms
+        start = span_at(terms.window, attempt.began_at).start
+        amount = of_unit(more, terms.unit)
+        if amount and is_kept(terms.window, start, now):
+            yield BudgetCorrected(
+                budget_id=budget_of(key),
+                key=value_of(key),
+                window=start,
+                amount=amount,
+                of_floor=has_floor_mark(key),
+                reason=f"a late report of the attempt {attempt.lease} at {task.task_id}",
+            )
 
 
 def with_spent(world: World, events: Events) -> Events:

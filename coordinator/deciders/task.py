@@ -29,7 +29,7 @@ from coordinator.deciders.housing import is_frozen
 from coordinator.deciders.queue import check_queue
 from coordinator.deciders.retries import backoff_s, is_final
 from coordinator.deciders.rules import Decider, Teller, not_found
-from coordinator.deciders.spend import check_affordable, check_usage, price_of, stops, usage_of
+from coordinator.deciders.spend import billed, check_affordable, check_usage, price_of, stops, usage_of
 from coordinator.deciders.submission import check_payload, same_content, same_key, same_task, submission
 from coordinator.deciders.time_limits import LEAST_S, MOST_S, timed_out
 from events.base import START
@@ -217,10 +217,11 @@ def complete(world: World, command: CompleteTask, context: DecisionContext) -> E
         check_usage(command.usage)
     task = world.tasks.get(command.task_id)
     if task is None or task.status is not _RUNNING or task.lease != command.lease:  # else the usual: its holder reports
-        if _has_ended_as(world, command, TaskStatus.COMPLETED, "completed"):
-            return ()
-        task = world.tasks[command.task_id]
-        started, lease = _reported(task, command.lease, command.worker_id, "completed", context.now)
+        with billed(world, command, "completed", context.now):
+            if _has_ended_as(world, command, TaskStatus.COMPLETED, "completed"):
+                return ()
+            task = world.tasks[command.task_id]
+            started, lease = _reported(task, command.lease, command.worker_id, "completed", context.now)
     else:
         started, lease = (), command.lease
     completed = TaskCompleted(
@@ -279,10 +280,11 @@ def fail(world: World, command: FailTask, context: DecisionContext) -> Events:
         check_text("error_type", command.error_type, ERROR_TYPE_CHARS_MAX)
     if command.retry_after_s is not None:
         check_number("retry_after_s", command.retry_after_s, 0, PAUSE_MAX_S)
-    if _has_ended_as(world, command, TaskStatus.FAILED, "failed"):
-        return ()
-    task = world.tasks[command.task_id]
-    started, lease = _reported(task, command.lease, command.worker_id, "failed", context.now)
+    with billed(world, command, "failed", context.now):
+        if _has_ended_as(world, command, TaskStatus.FAILED, "failed"):
+            return ()
+        task = world.tasks[command.task_id]
+        started, lease = _reported(task, command.lease, command.worker_id, "failed", context.now)
     if started:
         task = replace(task, attempt=task.attempt + 1)
     ended = failed_attempt(
@@ -368,13 +370,14 @@ def progress(world: World, command: ProgressTask, context: DecisionContext) -> E
         check_number("progress", command.progress, 0.0, 1.0)
     check_text("message", command.message, context.rules.text_chars_max)
     task = _attempted(world, command.task_id, command.lease)
-    _check_holds(task, command.lease, "", "progress")
+    if command.usage is not None:
+        check_usage(command.usage)
+    with billed(world, command, "progress", context.now):
+        _check_holds(task, command.lease, "", "progress")
     if command.progress is None:
         done = task.progress, command.message or task.progress_message
     else:
         done = command.progress, command.message
-    if command.usage is not None:
-        check_usage(command.usage)
     usage = None if task.spend is None or command.usage is None else usage_of(task, command.usage)
     if usage == task.usage:
         usage = None

@@ -342,6 +342,7 @@ class Attempts:
                 attempt.forcing.cancel()
             self._fill()
             if report is None:
+                self._bill(attempt)
                 return
             if attempt.running is not None and attempt.running.cancelling():
                 await self._take_back(attempt, attempt.running)
@@ -494,6 +495,17 @@ class Attempts:
                     usage=report.usage,
                     error_type=type_name(error),
                 )
+
+    def _bill(self, attempt: Attempt) -> None:
+        """Say what an attempt used whose lease was lost: that is refused, and the budgets are charged all the same."""
+        task, context = attempt.task, attempt.context
+        if context.has_untold_usage and not is_aborting(self._tasks):
+            command = ProgressTask(task_id=task.task_id, lease=task.lease, usage=context.usage)
+            self._tasks.create_task(self._late(command), context=self._context.copy())
+
+    async def _late(self, command: ProgressTask) -> None:
+        with suppress(CoordinationError):
+            await self._door.execute(command, timeout_s=PROGRESS_TIMEOUT_S)
 
     async def _send(self, command: Command[Any]) -> Any:
         with acting_for_nobody():  # as the report of the outcome

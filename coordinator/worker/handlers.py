@@ -113,8 +113,8 @@ class Context:
     """
 
     __slots__ = (
-        "_loop", "_report", "_saved", "_send", "_used", "attempt", "cancel_grace_s", "cancel_reason", "cancelled",
-        "deadline", "lease", "task_id", "task_name", "tenant", "traceparent", "worker_id",
+        "_loop", "_report", "_saved", "_send", "_told", "_used", "attempt", "cancel_grace_s", "cancel_reason",
+        "cancelled", "deadline", "lease", "task_id", "task_name", "tenant", "traceparent", "worker_id",
     )  # fmt: skip
 
     def __init__(
@@ -148,6 +148,7 @@ class Context:
         self._send = send
         self._saved = saved
         self._used: TaskUsage | None = None
+        self._told: TaskUsage | None = None
         self._loop = loop
 
     def raise_if_cancelled(self) -> None:
@@ -225,6 +226,11 @@ class Context:
         """All that the attempt has used so far, as it has said; it is reported with the outcome. None for nothing."""
         return self._used
 
+    @property
+    def has_untold_usage(self) -> bool:
+        """Whether the coordinator does not know of all that was used."""
+        return self._used != self._told
+
     async def report_usage(
         self,
         *,
@@ -261,7 +267,9 @@ class Context:
         )
         if self._send is not None:
             with suppress(Unavailable):
-                await self._send(ProgressTask(task_id=self.task_id, lease=self.lease, usage=self._used))
+                told = self._used
+                await self._send(ProgressTask(task_id=self.task_id, lease=self.lease, usage=told))
+                self._told = told
 
     def add_usage(self, usage: TaskUsage) -> None:
         """

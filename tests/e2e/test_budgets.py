@@ -136,6 +136,7 @@ import asyncio
 import random
 
 from coordinator.worker import Context, task
+from events.task import TaskUsage
 
 
 @task("think")
@@ -146,6 +147,12 @@ async def think(context: Context, payload: None) -> None:
             await context.report_usage(input_tokens=random.randint(0, 3), output_tokens=random.randint(0, 2))
     if random.random() < 0.1:
         raise RuntimeError("drawn")
+
+
+@task("slow")
+async def slow(context: Context, payload: None) -> None:
+    context.add_usage(TaskUsage(input_tokens=40))
+    await asyncio.sleep(0.5)
 
 
 @task("runaway")
@@ -212,6 +219,31 @@ async def test_a_handler_that_uses_more_than_it_said_is_stopped(
     asked = [one.data for one in events if one.type == "task.cancel_asked"]
     assert [one.grace_s for one in asked] == [0.0 if forced else 5.0]  # type: ignore[attr-defined]
     assert isinstance(events[-1].data, TaskCancelled) or any(isinstance(one.data, TaskCancelled) for one in events)
+
+
+@pytest.mark.parametrize("cluster", [Rules(lease_s=1.0, retry_backoff_s=0.1)], indirect=True)
+async def test_what_a_worker_used_that_was_taken_for_lost_is_charged_late(cluster: Cluster, tmp_path: Path) -> None:
+    """It stood still for longer than its lease; what it reports then is refused, and charged all the same."""
+    await cluster.client.execute(DefineBudget(budget_id="b", terms=BudgetTerms(cap=1000, window="none")))
+    async with await worker(tmp_path, cluster.url, "w", 1) as child:
+        spend = Spend(model="m", input_tokens=100)
+        await cluster.client.execute(SubmitTask(task_id="t", task_name="slow", spend=spend))
+        async with asyncio.timeout(30.0):
+            while (await cluster.client.execute(GetTask(task_id="t"))).status is not TaskStatus.RUNNING:  # noqa: ASYNC110  # polled
+                await asyncio.sleep(0.02)
+            os.kill(child.pid, signal.SIGSTOP)
+            try:
+                while not (await cluster.client.execute(GetTask(task_id="t"))).failures:  # noqa: ASYNC110  # polled
+                    await asyncio.sleep(0.1)
+                assert (await cluster.client.execute(GetBudget(budget_id="b"))).spent == 0
+            finally:
+                os.kill(child.pid, signal.SIGCONT)
+            task: Task = await cluster.client.execute(GetTask(task_id="t", wait_s=20.0))
+            while (view := await cluster.client.execute(GetBudget(budget_id="b"))).spent < 80:  # noqa: ASYNC110  # polled
+                await asyncio.sleep(0.1)
+    assert task.status is TaskStatus.COMPLETED, (tmp_path / "w.log").read_text()
+    assert (view.spent, view.keys[0].corrected) == (80, 40)
+    judged(await records_of(cluster), every=1)
 
 
 TASKS, WORKERS, KILLS_EVERY_S, PATIENCE_S = 1000, 4, 1.5, 35.0

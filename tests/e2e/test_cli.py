@@ -172,8 +172,16 @@ def test_budgets_are_defined_shown_and_corrected() -> None:
     good("budget", "correct", "t", "--key", "acme", "--tokens", "2000", "--reason", "late bill")
     told = " ".join(good("task", "explain", task_id).split())
     assert "of the budget t of 'acme' only 3,000 tokens are left" in told, told
-    shown = good("budget", "get", "t")
-    assert shown.splitlines()[-1].split() == ["acme", "2,000", "0", "3,000", "0", "2,000", "0", "1"]
+    assert good("budget", "get", "t").splitlines()[-1].split() == [
+        "acme",
+        "2,000",
+        "0",
+        "3,000",
+        "0",
+        "2,000",
+        "0",
+        "1",
+    ]
     assert [line.split()[0] for line in good("budget", "list").splitlines()[1:]] == ["m", "t"]
     assert "0.01 for priority > 5" in good("budget", "get", "m")
     wrong = (

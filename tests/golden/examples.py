@@ -381,6 +381,9 @@ EXAMPLES: dict[str, Event] = {
         task_name="summarize",
         spend=_SPENDS,
     ),
+    "task.report_refused.v2": TaskReportRefused(
+        task_id="task_1", lease="claim_1.2", outcome="completed", worker_id="wrk_1", usage=_USAGE, spent=_SPENT
+    ),
     "task.started.v2": TaskStarted(
         task_id="task_1",
         worker_id="wrk_1",

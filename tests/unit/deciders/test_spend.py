@@ -5,13 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from coordinator.commands.cancel_ladder import CancelStep, ReportCancel
 from coordinator.commands.task import CancelTask, ProgressTask, ReleaseTask
 from coordinator.deciders.due import due
 from coordinator.deciders.rules import DecisionContext, Rules
 from coordinator.deciders.signs import Signs
-from events.budget import BudgetDefined, BudgetTerms, Stop, Unit
+from events.budget import BudgetCorrected, BudgetDefined, BudgetTerms, Stop, Unit
 from events.cancel_ladder import TaskCancelAsked, TaskCancelTold
 from events.prices import Price, PricesSet
 from events.retry import RetryPolicy
@@ -22,6 +23,7 @@ from events.task import (
     TaskCompleted,
     TaskFailed,
     TaskProgressed,
+    TaskReportRefused,
     TaskStarted,
     TaskTimedOut,
     TaskUsage,
@@ -222,6 +224,85 @@ def test_who_was_cancelled_may_still_say_what_it_used() -> None:
     )
     odd = ReportCancel(task_id="t", lease="c.1.1", step=CancelStep.ENDED, usage=TaskUsage(input_tokens=-1))
     given(*facts).when(odd).then_refused("bad_number")
+
+
+# --- reports that come too late ---------------------------------------------------------------------------------------
+
+LOST = TaskAttemptFailed(
+    task_id="t", lease="c.1.1", error="lost", reason="lease_expired", retry_at=0.0, attempt=1, spent=Spent()
+)
+TIMED_OUT = TaskTimedOut(task_id="t", lease="c.1.1", ran_for_s=5.0, limit_s=5.0, attempt=1, spent=Spent())
+
+
+def bill(**given_: Any) -> BudgetCorrected:
+    why = "a late report of the attempt c.1.1 at t"
+    return BudgetCorrected(**{"budget_id": "b", "key": "", "window": 0, "amount": 57, "reason": why, **given_})
+
+
+def late(outcome: str, worker_id: str = "", **given_: Any) -> TaskReportRefused:
+    usual = {"usage": USAGE, "spent": SPENT}
+    return TaskReportRefused(task_id="t", lease="c.1.1", outcome=outcome, worker_id=worker_id, **{**usual, **given_})
+
+
+@pytest.mark.parametrize("end", [LOST, TIMED_OUT, TaskCancelled(task_id="t", how="grace_over", lease="c.1.1")])
+@pytest.mark.parametrize(
+    ("report", "outcome"),
+    [
+        (complete(usage=USAGE), "completed"),
+        (fail(usage=USAGE), "failed"),
+        (ProgressTask(task_id="t", lease="c.1.1", usage=USAGE), "progress"),
+    ],
+)
+def test_what_a_late_report_says_is_a_late_bill(end: Any, report: Any, outcome: str) -> None:
+    """It is refused, as its attempt has ended, and what it used is charged to the window in which that began."""
+    terms = BudgetTerms(cap=1000, unit=Unit.MONEY, floor=5, floor_for="true")
+    facts = (budget(), BudgetDefined(budget_id="m", terms=terms), *running(), end)
+    decided = given(*facts).when(report, at=2 * 86_400.0)
+    reason = "already_ended" if end is not LOST and outcome != "progress" else "stale_lease"
+    corrected = (bill(), bill(budget_id="m", amount=SPENT.money_micros, of_floor=True))
+    decided.then_refused(reason, facts=(late(outcome), *corrected))
+    told = given(*facts, late(outcome), *corrected)
+    assert told.world.tasks["t"].total_spent == SPENT
+    again = told.when(report)
+    assert again.error is not None
+    assert not [one for one in again.error.facts if isinstance(one, BudgetCorrected)]
+
+
+def test_only_what_nobody_knew_of_is_billed() -> None:
+    """What was reported before was charged; a later report may say more, and another lease says nothing of this one."""
+    known = TaskProgressed(task_id="t", lease="c.1.1", progress=0.0, usage=USAGE, spent=SPENT)
+    facts = (budget(), *running(), known, replace(LOST, usage=USAGE, spent=SPENT))
+    less = given(*facts).when(complete(usage=TaskUsage(input_tokens=5))).error
+    assert less is not None
+    assert less.facts == (TaskReportRefused(task_id="t", lease="c.1.1", outcome="completed", worker_id=""),)
+    more = TaskUsage(input_tokens=31)
+    both = replace(USAGE, input_tokens=31)
+    given(*facts).when(complete(usage=more)).then_refused(
+        "stale_lease", facts=(late("completed", usage=both, spent=Spent(tokens=1, money_micros=1)), bill(amount=1))
+    )
+    other = given(*facts).when(complete("c.9.9", usage=more)).error
+    assert other is not None
+    assert not [one for one in other.facts if isinstance(one, BudgetCorrected)]
+
+
+def test_what_is_told_of_a_window_that_is_not_kept_is_no_bill() -> None:
+    """Nor is money where only tokens were used; that the report came is recorded all the same."""
+    facts = (budget(window="1d"), budget(), *running(), LOST)
+    given(*facts).when(complete(usage=USAGE), at=8 * 86_400.0).then_refused("stale_lease", facts=(late("completed"),))
+    cheap = (budget(unit=Unit.MONEY), worker(), submitted(spend=SPEND), started(), LOST)
+    tokens = TaskUsage(input_tokens=5)
+    given(*cheap).when(complete(usage=tokens)).then_refused(
+        "stale_lease", facts=(late("completed", usage=tokens, spent=Spent(tokens=5)),)
+    )
+
+
+@pytest.mark.parametrize("reason", ["failed", "released"])
+def test_who_ended_its_attempt_itself_has_said_what_it_used(reason: str) -> None:
+    """Nothing that comes later is believed."""
+    ended = replace(LOST, reason=reason, attempt=0 if reason == "released" else 1)
+    error = given(budget(), *running(), ended).when(complete(usage=USAGE)).error
+    assert error is not None
+    assert error.facts == (TaskReportRefused(task_id="t", lease="c.1.1", outcome="completed", worker_id=""),)
 
 
 # --- attempts that spend too much -------------------------------------------------------------------------------------

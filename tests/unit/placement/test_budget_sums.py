@@ -47,6 +47,7 @@ class Play:
         self.ledger = KeptBudgets()
         self.now = self.random.choice((1000.0, 86_390.0, 2_678_395.0))
         self.made = 0
+        self.leases: list[tuple[str, str]] = []
         self._record([worker()])
 
     def _record(self, events: Iterable[Event], tenant: str = "") -> None:
@@ -116,7 +117,9 @@ class Play:
         if known is None or known.is_ended:
             self._record([worker()])
         claim = waiting(f"c{self.scribe.world.position.sequence}", slots=self.random.randint(1, 4))
-        self._record(schedule(self.world, [claim], {}, {}, most=claim.slots))
+        started = list(schedule(self.world, [claim], {}, {}, most=claim.slots))
+        self.leases += [(event.task_id, event.lease) for event in started]
+        self._record(started)
 
     def _running(self) -> tuple[str, str] | None:
         running = list(self.world.indexes.tasks[TaskStatus.RUNNING])
@@ -139,6 +142,9 @@ class Play:
         waits = list(self.world.indexes.tasks[TaskStatus.PENDING])
         if waits and self.random.random() < 0.1:  # an attempt that begins and ends at once
             self.order(complete("", self.random.choice(waits), usage=self.random.choice((None, self._usage()))))
+        elif self.leases and self.random.random() < 0.2:  # a report that comes too late, perhaps
+            task_id, lease = self.random.choice(self.leases)
+            self.order(self.random.choice((complete, fail))(lease, task_id, usage=self._usage()))
         elif found := self._running():
             task_id, lease = found
             usage = self.random.choice((None, self._usage()))
