@@ -135,8 +135,7 @@ HANDLERS = """
 import asyncio
 import random
 
-from coordinator.worker import Context, task
-from events.task import TaskUsage
+from coordinator.worker import Context, TaskUsage, task
 
 
 @task("think")
