@@ -245,7 +245,7 @@ async def test_what_a_worker_used_that_was_taken_for_lost_is_charged_late(cluste
     judged(await records_of(cluster), every=1)
 
 
-TASKS, WORKERS, KILLS_EVERY_S, PATIENCE_S = 1000, 4, 1.5, 35.0
+TASKS, WORKERS, KILLS_EVERY_S, PATIENCE_S = 1000, 4, 1.5, 60.0
 CRASHING = Rules(lease_s=1.5, max_retries=100, poison_after=100, retry_backoff_s=0.1, retry_backoff_max_s=0.2)
 
 
