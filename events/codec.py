@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, cast, get_args
 import msgspec
 
 from events.base import Envelope, Event, Position, UnknownEvent, type_of, version_of
+from events.budget import BudgetCorrected, BudgetDefined, BudgetRemoved
 from events.cancel_ladder import TaskCancelAsked, TaskCancelForced, TaskCancelTold
 from events.container import (
     ContainerCreated,
@@ -53,6 +54,7 @@ from events.node import (
     NodeUncordoned,
 )
 from events.pool import PoolAllocated, PoolDefined, PoolReleased
+from events.prices import PricesSet
 from events.queue import (
     QueueBlocked,
     QueueDefined,
@@ -110,6 +112,7 @@ AnyEvent = (
     | NodeRegistered | NodeCordoned | NodeUncordoned | NodeLost | NodeReturned | NodeRemoved | NodeHeartbeat
     | PoolDefined | PoolAllocated | PoolReleased
     | LimitDefined | LimitDeleted
+    | BudgetDefined | BudgetCorrected | BudgetRemoved | PricesSet
     | QueueDefined | QueuePolicySet | QueuePolicyFailed | QueuePaused | QueueResumed | QueueDeleted | QueueBlocked
     | QueueRouted | VersionRetired | VersionReinstated
     | HoldPlaced | HoldLifted | HoldExpired

@@ -9,6 +9,7 @@ import msgspec
 from events.base import Event
 from events.resources import NONE, Resources
 from events.retry import RetryPolicy
+from events.spend import Spend
 from events.task import Payload, Scalar
 from events.time_limits import TimeLimits
 
@@ -71,6 +72,7 @@ class TaskContent(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defa
     attributes: dict[str, Scalar] = {}
     worker_filter: str = ""
     pin_version: bool = True
+    spend: Spend | None = None
 
 
 class ScheduleEvent(Event, frozen=True, kw_only=True, gc=False):

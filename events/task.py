@@ -12,6 +12,7 @@ from events.after import After
 from events.base import Event
 from events.resources import NONE, Resources
 from events.retry import RetryPolicy
+from events.spend import Reservation, Spend, Spent
 from events.time_limits import TIMEOUT, TimeLimits
 
 
@@ -74,7 +75,12 @@ class Prefer(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
 
 
 class TaskUsage(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults=True):
-    """What an attempt used, as its worker reports: tokens, and money in micro-units of its currency."""
+    """
+    What an attempt used, as its worker reports: tokens, and money in micro-units of its currency.
+
+    No token is counted twice: those read from a cache are no `input_tokens`, those of reasoning no `output_tokens`.
+    Where the model of the task has a price, `money_micros` is what was spent besides its tokens.
+    """
 
     input_tokens: int = 0
     cached_tokens: int = 0
@@ -86,6 +92,10 @@ class TaskUsage(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaul
     def tokens(self) -> int:
         """All tokens: those read, from a cache or not, and those written, as reasoning or not."""
         return self.input_tokens + self.cached_tokens + self.output_tokens + self.reasoning_tokens
+
+    def __add__(self, other: TaskUsage) -> TaskUsage:
+        """Return both together."""
+        return TaskUsage(**{name: getattr(self, name) + getattr(other, name) for name in self.__struct_fields__})
 
 
 class TaskEvent(Event, frozen=True, kw_only=True, gc=False):
@@ -111,7 +121,7 @@ class TaskSubmitted(TaskEvent, frozen=True, kw_only=True, gc=False, omit_default
     that meet `worker_filter` get it. `prefers_worker` is the worker that ran the task that it sticks to, by `prefer`,
     if that had run then. It stays on the version of workers that it begins on, unless `pin_version` is false.
     `rule` names the rule of the settings that permitted it, if there were any; then only workers that meet
-    `rule_filter`, too, get it.
+    `rule_filter`, too, get it. `spend` is the most that one attempt may use.
     """
 
     VERSION = 3
@@ -123,7 +133,7 @@ class TaskSubmitted(TaskEvent, frozen=True, kw_only=True, gc=False, omit_default
         "retry": 3,
         "requeued_from": 3,
         **dict.fromkeys(("after", "waits_for", "not_before", "delay_s", "time_limits", "occurrence", "attributes"), 3),
-        **dict.fromkeys(("debounce", "worker_filter", "named_amounts", "prefer", "prefers_worker"), 3),
+        **dict.fromkeys(("debounce", "worker_filter", "named_amounts", "prefer", "prefers_worker", "spend"), 3),
         **dict.fromkeys(("pin_version", "rule", "rule_filter"), 3),
     }
 
@@ -155,6 +165,7 @@ class TaskSubmitted(TaskEvent, frozen=True, kw_only=True, gc=False, omit_default
     pin_version: bool = True
     rule: str = ""
     rule_filter: str = ""
+    spend: Spend | None = None
 
     @property
     def named_amounts(self) -> dict[str, int]:
@@ -180,32 +191,37 @@ class TaskStarted(TaskEvent, frozen=True, kw_only=True, gc=False, omit_defaults=
     A worker got the task: attempt number `attempt`, under `lease`.
 
     `build_id` is that of the worker; with that of its first attempt, further ones go only to workers with the same.
+    `reserved` is what budgets keep for the attempt; null if the task does not say what it may spend.
     """
 
     VERSION = 2
-    SINCE: ClassVar[Mapping[str, int]] = {"build_id": 2}
+    SINCE: ClassVar[Mapping[str, int]] = {"build_id": 2, "reserved": 2}
 
     worker_id: str
     claim_id: str
     attempt: int
     lease: str
     build_id: str = ""
+    reserved: Reservation | None = None
 
 
 class TaskProgressed(TaskEvent, frozen=True, kw_only=True, gc=False, omit_defaults=True):
     """
     The holder of the lease reported its progress, 0 to 1.
 
-    `checkpoint` is for the next attempt, which goes on from there; the last one counts.
+    `checkpoint` is for the next attempt, which goes on from there; the last one counts. `usage` is what the attempt has
+    used so far, and `spent` what that costs.
     """
 
     VERSION = 2
-    SINCE: ClassVar[Mapping[str, int]] = {"checkpoint": 2}
+    SINCE: ClassVar[Mapping[str, int]] = {"checkpoint": 2, "usage": 2, "spent": 2}
 
     lease: str
     progress: float
     message: str = ""
     checkpoint: Payload | None = None
+    usage: TaskUsage | None = None
+    spent: Spent | None = None
 
 
 class TaskExtended(TaskEvent, frozen=True, kw_only=True, gc=False):
@@ -216,15 +232,21 @@ class TaskExtended(TaskEvent, frozen=True, kw_only=True, gc=False):
 
 
 class TaskCompleted(TaskEvent, frozen=True, kw_only=True, gc=False, omit_defaults=True):
-    """The task succeeded; `usage` is what its worker says that the attempt used."""
+    """
+    The task succeeded; `usage` is what its worker says that the attempt used.
+
+    `spent` is what the budgets are charged for the attempt, instead of what was reserved for it; null if the task does
+    not say what it may spend.
+    """
 
     VERSION = 2
-    SINCE: ClassVar[Mapping[str, int]] = {"usage": 2}
+    SINCE: ClassVar[Mapping[str, int]] = {"usage": 2, "spent": 2}
 
     lease: str
     execution_time_s: float | None = None
     result: Payload | None = None
     usage: TaskUsage | None = None
+    spent: Spent | None = None
 
 
 class TaskAttemptFailed(TaskEvent, frozen=True, kw_only=True, gc=False, omit_defaults=True):
@@ -236,12 +258,12 @@ class TaskAttemptFailed(TaskEvent, frozen=True, kw_only=True, gc=False, omit_def
     against `max_retries`.
     `worker_ended` says that its worker ended while it ran it, or was cut off for longer than the lease. `attempt` is
     the number of the attempt, `error_type` the type of the error (`package.module.Name`), `retry_after_s` how long the
-    handler asked to wait before the retry.
+    handler asked to wait before the retry. `spent` is as in `task.completed`.
     """
 
     VERSION = 3
     SINCE: ClassVar[Mapping[str, int]] = {
-        "worker_ended": 2, "usage": 3, "attempt": 3, "error_type": 3, "retry_after_s": 3, "traceback": 3,
+        "worker_ended": 2, "usage": 3, "attempt": 3, "error_type": 3, "retry_after_s": 3, "traceback": 3, "spent": 3,
     }  # fmt: skip
 
     lease: str
@@ -256,6 +278,7 @@ class TaskAttemptFailed(TaskEvent, frozen=True, kw_only=True, gc=False, omit_def
     error_type: str = ""
     retry_after_s: float | None = None
     traceback: str = ""
+    spent: Spent | None = None
 
 
 class TaskFailed(TaskEvent, frozen=True, kw_only=True, gc=False, omit_defaults=True):
@@ -264,11 +287,11 @@ class TaskFailed(TaskEvent, frozen=True, kw_only=True, gc=False, omit_defaults=T
 
     `reason` is `failed`, `lease_expired`, `container_failed`, `heartbeat`, `non_retryable` (the task says that errors
     of this type end it), or `poison`: too many workers ended while they ran it. `attempt` and `error_type` are as in
-    `task.attempt_failed`.
+    `task.attempt_failed`, `spent` is as in `task.completed`.
     """
 
     VERSION = 2
-    SINCE: ClassVar[Mapping[str, int]] = {"usage": 2, "attempt": 2, "error_type": 2, "traceback": 2}
+    SINCE: ClassVar[Mapping[str, int]] = {"usage": 2, "attempt": 2, "error_type": 2, "traceback": 2, "spent": 2}
 
     lease: str
     error: str
@@ -279,6 +302,7 @@ class TaskFailed(TaskEvent, frozen=True, kw_only=True, gc=False, omit_defaults=T
     attempt: int = 0
     error_type: str = ""
     traceback: str = ""
+    spent: Spent | None = None
 
 
 class TaskCancelled(TaskEvent, frozen=True, kw_only=True, gc=False, omit_defaults=True):
@@ -288,8 +312,12 @@ class TaskCancelled(TaskEvent, frozen=True, kw_only=True, gc=False, omit_default
     `how` says how the attempt under `lease` ended that had been asked to: `ended` (its handler did), `left_behind`,
     `failed` (with `error`), `timeout`, `lost` (its lease or its worker ended) or `grace_over` (nobody said anything in
     time). It is `predecessor` for a task that waited for the task `predecessor` to end otherwise, `replaced` for one
-    in whose place another one came by a limit, and "" for others that did not run or were not given any time.
+    in whose place another one came by a limit, and "" for others that did not run or were not given any time. `spent`
+    is as in `task.completed`.
     """
+
+    VERSION = 2
+    SINCE: ClassVar[Mapping[str, int]] = {"spent": 2}
 
     reason: str = ""
     how: str = ""
@@ -297,6 +325,7 @@ class TaskCancelled(TaskEvent, frozen=True, kw_only=True, gc=False, omit_default
     error: str = ""
     predecessor: str = ""
     usage: TaskUsage | None = None
+    spent: Spent | None = None
 
 
 class TaskTimedOut(TaskEvent, frozen=True, kw_only=True, gc=False, omit_defaults=True):
@@ -304,22 +333,35 @@ class TaskTimedOut(TaskEvent, frozen=True, kw_only=True, gc=False, omit_defaults
     The task took longer than one of its limits, the one that `exceeded` names, and has ended.
 
     With `timeout_s` attempt number `attempt` ran for `ran_for_s`. With `start_within_s` it waited so long for a worker,
-    with `finish_within_s` it had so long for all attempts; `lease` is '' and `attempt` 0 if none was running.
+    with `finish_within_s` it had so long for all attempts; `lease` is '' and `attempt` 0 if none was running. `usage`
+    and `spent` are as in `task.completed`.
     """
 
     VERSION = 2
-    SINCE: ClassVar[Mapping[str, int]] = {"attempt": 2, "exceeded": 2}
+    SINCE: ClassVar[Mapping[str, int]] = {"attempt": 2, "exceeded": 2, "spent": 2}
 
     lease: str
     ran_for_s: float
     limit_s: float
     attempt: int = 0
     exceeded: str = TIMEOUT
+    usage: TaskUsage | None = None
+    spent: Spent | None = None
 
 
-class TaskReportRefused(TaskEvent, frozen=True, kw_only=True, gc=False):
-    """A report of `outcome` without the lease was refused; the task did not change, and the report is recorded."""
+class TaskReportRefused(TaskEvent, frozen=True, kw_only=True, gc=False, omit_defaults=True):
+    """
+    A report of `outcome` without the lease was refused; the task did not change, and the report is recorded.
+
+    `usage` is what it says that the attempt under `lease` used, if that is more than was known, and `spent` how much
+    more that costs; `budget.corrected` follows.
+    """
+
+    VERSION = 2
+    SINCE: ClassVar[Mapping[str, int]] = {"usage": 2, "spent": 2}
 
     lease: str
     outcome: str
     worker_id: str
+    usage: TaskUsage | None = None
+    spent: Spent | None = None

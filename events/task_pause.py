@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from events.spend import Spent
 from events.task import Payload, TaskEvent, TaskUsage
 
 
@@ -25,6 +26,7 @@ class TaskPaused(TaskEvent, frozen=True, kw_only=True, gc=False, omit_defaults=T
     limit_s: float | None = None
     worker_ended: bool = False
     usage: TaskUsage | None = None
+    spent: Spent | None = None
 
 
 class TaskResumed(TaskEvent, frozen=True, kw_only=True, gc=False, omit_defaults=True):

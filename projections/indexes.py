@@ -222,6 +222,7 @@ class Indexes:
         self.deadline_members: dict[str, Key] = {}
         self.cancels, self.on_hold = CancelLadder(), OnHold()
         self.dependants = Dependants()
+        self.spending: dict[str, None] = {}  # those that say what they may spend and have not ended
         self._paused_dependants = 0
         self.schedule_times: list[tuple[float, str]] = []
         self.schedule_members: dict[str, tuple[float, str]] = {}
@@ -239,8 +240,7 @@ class Indexes:
         """The open sessions of each container."""
         self.container_counts: dict[ContainerStatus, int] = {}
         self.container_starts = self.container_failures = 0
-        self.node_held: dict[str, Resources] = {}
-        """The sum of what the containers on each node hold, if they hold any."""
+        self.node_held: dict[str, Resources] = {}  # the sum of what the containers on each node hold, if any
         self.worker_counts: dict[WorkerStatus, int] = {}
         self.pool_held: dict[str, Resources] = {}  # the sum of the allocations of each pool that has had some
         self.rounds: dict[str, float] = {}
@@ -274,7 +274,8 @@ class Indexes:
     def advance(self, now: float) -> None:
         """Make the parked tasks ready whose retry time has come."""
         self.now = self.keyed.now = max(now, self.now)
-        if self.keyed.opening:
+        if self.keyed.is_used:
+            self.keyed.funds.now = self.now
             self.keyed.open_due()
         while self.parked and float(self.parked[0][0]) <= self.now:
             key = heapq.heappop(self.parked)
@@ -294,13 +295,15 @@ class Indexes:
                     self._note_deadline(after)
                 elif after.checkpoint is not before.checkpoint:
                     self._checkpoint_changed(before, after)
+                if after.spent is not before.spent and self.keyed.is_used:
+                    self.keyed.spent_more(before, after)
                 return
             del self.tasks[was][before.task_id]
             if was is _PENDING:
                 self._not_pending(before)
             else:  # what has ended does not change any more
                 self._not_running(before)
-            if self.keyed.limits:
+            if self.keyed.is_used:
                 self.keyed.leave(before, after)
             if after.payload is None and (payload := before.payload) is not None and len(payload.data) > SMALL_CHARS:
                 self._count_bytes(before, -bytes_of(payload))
@@ -311,20 +314,25 @@ class Indexes:
         if before is None:
             if after.checkpoint is not None:
                 self._checkpoint_changed(None, after)
-            if self.keyed.limits and not after.is_ended:
+            if after.spend is not None and not after.is_ended:
+                self.spending[after.task_id] = None
+            if self.keyed.is_used and not after.is_ended:
                 self.keyed.add(after)
         self.tasks[now][after.task_id] = None
         if now is _PENDING:
             self._pending(after)
         elif now is _RUNNING:
             self._running(after)
-        elif self.awaited and (waiting := self.awaited.pop(after.task_id, None)) is not None:
-            self.freed[waiting] = None
-        if self.keyed.limits:
+        else:
+            if self.awaited and (waiting := self.awaited.pop(after.task_id, None)) is not None:
+                self.freed[waiting] = None
+            if self.spending:
+                self.spending.pop(after.task_id, None)
+        if self.keyed.is_used:
             self.keyed.enter(after)
 
     def limits_changed(self, tasks: Mapping[str, Task]) -> None:
-        """Limit *tasks* by the limits that there are now."""
+        """Limit *tasks* by the limits that there are now, and charge the budgets that there are."""
         self._drop_lanes_of()
         self.keyed.begin_anew(map(tasks.__getitem__, chain(self.tasks[_RUNNING], self.tasks[_PENDING])))
         self.lanes.regroup_all()

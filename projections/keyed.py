@@ -1,15 +1,20 @@
 """
-The tasks of each key that a limit limits, and which shapes of ready tasks are shut because a key has no room. Pure.
+The tasks of each key of a limit or a budget, and which shapes of ready tasks are shut as a key has no room. Pure.
 
-Every entry follows from the tasks, the limits and the uses of keys in the world. Without limits, nothing is kept.
+Every entry follows from the tasks, the limits, the budgets and the uses of keys in the world. Without limits and
+budgets, nothing is kept.
 """
 
 from __future__ import annotations
 
 import heapq
+from math import inf
 from typing import TYPE_CHECKING
 
 from events.task import TaskStatus
+from projections import budget
+from projections.budget import is_budget
+from projections.funds import Funds
 from projections.limit import keys_of, limit_of, opens_at, room_of
 
 if TYPE_CHECKING:
@@ -27,18 +32,22 @@ class Keyed:
     """
     The tasks that have keys, by key.
 
-    `limits` and `uses` are those of the world. `of` has the keys of each task that has some and has not ended. A shape
-    is shut while one of its keys has no room: its tasks are then in no order of its group. Only those of keys with few
-    shapes are: a key of all tasks is full and has room again with each task, and a turn passes over its shapes.
+    `limits` and `uses` are those of the world; `is_used` says whether there are limits or budgets. `of` has the keys of
+    each task that has some and has not ended. A shape is shut while one of its keys has no room: its tasks are then in
+    no order of its group. Only those of keys with few shapes are: a key of all tasks is full and has room again with
+    each task, and a turn passes over its shapes. The room of a key of a budget is what is left of that; it may be too
+    little for a task.
     """
 
     def __init__(self) -> None:
         self.limits: Mapping[str, Limit] = {}
         self.uses: Mapping[str, KeyUse] = {}
+        self.funds = Funds()
+        self.is_used = False
+        self.now = 0.0
         self.of: dict[str, tuple[str, ...]] = {}
         self.running: dict[str, dict[str, None]] = {}
         self.pending: dict[str, dict[str, None]] = {}
-        self.now = 0.0
         self._shapes: dict[str, dict[Shape, None]] = {}
         self._full: set[str] = set()
         self.opening: list[tuple[float, str]] = []
@@ -46,11 +55,14 @@ class Keyed:
 
     def keys(self, task: Task) -> tuple[str, ...]:
         """Return the keys of a task, which has not ended."""
-        return self.of.get(task.task_id, ()) if self.limits else ()
+        return self.of.get(task.task_id, ()) if self.is_used else ()
 
     def add(self, task: Task) -> None:
         """Note the keys of a new task."""
-        if keys := keys_of(task, self.limits):
+        keys = keys_of(task, self.limits)
+        if task.spend is not None:
+            keys += budget.keys_of(task, self.funds.budgets)
+        if keys:
             self.of[task.task_id] = keys
 
     def leave(self, before: Task, after: Task) -> None:
@@ -63,6 +75,8 @@ class Keyed:
             if not group:
                 del groups[key]
             if is_running:
+                if is_budget(key):
+                    self.funds.release(key, before)
                 self.look(key)
         if after.is_ended:
             self.of.pop(task_id, None)
@@ -77,10 +91,21 @@ class Keyed:
         for key in self.of.get(task.task_id, ()):
             groups.setdefault(key, {})[task.task_id] = None
             if is_running:
+                if is_budget(key):
+                    self.funds.hold(key, task)
                 self.look(key)
 
+    def spent_more(self, before: Task, after: Task) -> None:
+        """Keep what a running attempt has spent, if that is more than was reserved for it."""
+        for key in filter(is_budget, self.of.get(after.task_id, ())):
+            self.funds.release(key, before)
+            self.funds.hold(key, after)
+            self.look(key)
+
     def room(self, key: str) -> float:
-        """Return how many tasks of a key may start now."""
+        """Return how many tasks of a key may start now, or what they may spend."""
+        if is_budget(key):
+            return self.funds.left(key)
         limit = self.limits[limit_of(key)]
         return room_of(limit.terms, self.uses.get(key), len(self.running.get(key, _NO_TASKS)), self.now)
 
@@ -94,6 +119,14 @@ class Keyed:
 
     def look(self, key: str) -> None:
         """Shut the shapes of a key, or open them, as it has room now."""
+        if is_budget(key):
+            self.funds.look(key)
+            for one in budget.both_of(key):
+                self._look(one)
+        else:
+            self._look(key)
+
+    def _look(self, key: str) -> None:
         shapes = self._shapes.get(key)
         if shapes is None:
             return
@@ -118,7 +151,7 @@ class Keyed:
                 self._shapes[key][shape] = None
             else:
                 self._shapes[key] = {shape: None}
-                self.look(key)
+                self._look(key)
         self._look_at(shape)
 
     def shape_gone(self, shape: Shape) -> None:
@@ -131,15 +164,23 @@ class Keyed:
                 self._full.discard(key)
 
     def begin_anew(self, tasks: Iterable[Task]) -> None:
-        """Collect the keys of all tasks, after the limits changed; the caller makes all shapes again."""
+        """Collect the keys of all tasks, after limits or budgets changed; the caller makes all shapes again."""
         for kept in (self.of, self.running, self.pending, self._shapes, self._opens, self._full):
             kept.clear()
         self.opening.clear()
-        if not self.limits:
+        self.funds.begin_anew()
+        self.look_whether_used()
+        if not self.is_used:
             return
         for task in tasks:
             self.add(task)
             self.enter(task)
+        self.funds.look_at_all()
+
+    def look_whether_used(self) -> None:
+        """Note whether there are limits or budgets."""
+        self.is_used = bool(self.limits or self.funds.budgets)
+        self.funds.now = self.now
 
     def _look_at(self, shape: Shape) -> None:
         full, shapes = self._full, self._shapes
@@ -149,7 +190,10 @@ class Keyed:
 
     def _note_opening(self, key: str) -> None:
         """Note when a key has room again, if time alone gives it some."""
-        at = opens_at(self.limits[limit_of(key)].terms, self.uses.get(key))
-        if at > self.now and self._opens.get(key) != at:
+        if is_budget(key):
+            at = self.funds.span(self.funds.terms_of(key).window).end
+        else:
+            at = opens_at(self.limits[limit_of(key)].terms, self.uses.get(key))
+        if self.now < at < inf and self._opens.get(key) != at:
             self._opens[key] = at
             heapq.heappush(self.opening, (at, key))

@@ -38,8 +38,8 @@ class Lanes:
     """
     The lanes that have ready tasks; the usual one is always there.
 
-    *shared* says how the queues are shared that are, *keyed* which keys tasks have by the limits, *builds* to which
-    build of workers they go.
+    *shared* says how the queues are shared that are, *keyed* which keys tasks have by the limits and the budgets,
+    *builds* to which build of workers they go.
     """
 
     def __init__(
@@ -59,7 +59,7 @@ class Lanes:
     def shape(self, task: Task) -> Shape:
         """Return the shape of a task in its lane, a new one if there is none."""
         keyed = self._keyed
-        if task.queue or self._shared or keyed.limits or self._routes or task.build_id:
+        if task.queue or self._shared or keyed.is_used or self._routes or task.build_id:
             lane = self.lane_of(task)
             key, group = shape_of(task, keyed.keys(task), lane.goes_to), self._lane(lane)
             shape = group.shapes.get(key)

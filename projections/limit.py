@@ -100,16 +100,18 @@ def keys_of(task: Task, limits: Mapping[str, Limit]) -> tuple[str, ...]:
         terms = limit.terms
         if (terms.retries_only and not task.failures) or (terms.where and not lasting(terms.where)(task)):
             continue
-        by = terms.by
-        if by.startswith(ATTRIBUTES):
-            value = task.attributes.get(by[len(ATTRIBUTES) :])
-            if value is None:
-                continue
-            text = _written(value)
-        else:
-            text = FIELDS[by](task)
-        keys.append(f"{limit_id}:{text}")
+        value = value_in(task, terms.by, FIELDS)
+        if value is not None:
+            keys.append(f"{limit_id}:{value}")
     return tuple(keys)
+
+
+def value_in(task: Task, by: str, fields: Mapping[str, Callable[[Task], str]]) -> str | None:
+    """Return what a task has in common with others by a field or an attribute; None without that attribute."""
+    if by.startswith(ATTRIBUTES):
+        value = task.attributes.get(by[len(ATTRIBUTES) :])
+        return None if value is None else _written(value)
+    return fields[by](task)
 
 
 def _written(value: Scalar) -> str:

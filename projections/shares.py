@@ -115,6 +115,9 @@ def cost_of(task: Task, event: TaskEvent, stamp: Stamp, share: FairShare | None)
     cost = measure(share)
     if cost == "seconds":
         return stamp.time - (task.started_at if task.started_at is not None else stamp.time)
+    spent = getattr(event, "spent", None)
+    if spent is not None:  # what budgets are charged, with the tokens at their prices
+        return float(spent.tokens if cost == "tokens" else spent.money_micros)
     usage = getattr(event, "usage", None)
     if usage is None:
         return 0.0

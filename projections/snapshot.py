@@ -14,6 +14,7 @@ from events.base import Position
 from events.task import TaskStatus
 from projections import (
     blockage,
+    budget,
     container,
     hold,
     inbox,
@@ -30,6 +31,7 @@ from projections import (
     worker,
 )
 from projections.memory import Slice
+from projections.prices import NO_PRICES, PriceTable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -97,6 +99,9 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     made_wait: list[blockage.Pair] = []
     past_holds: list[hold.PastHold] = []
     past_pauses: list[queue.PastPause] = []
+    budgets: list[budget.TaskBudget] = []
+    spent: list[budget.KeySpent] = []
+    prices: PriceTable = NO_PRICES
 
 
 _encoder = msgspec.msgpack.Encoder()

@@ -18,8 +18,10 @@ from events.after import After
 from events.base import START, Position, type_of
 from events.cancel_ladder import TaskCancelAsked, TaskCancelForced, TaskCancelTold
 from events.errors import Corrupt
+from events.prices import Price
 from events.resources import NONE, Resources
 from events.retry import RetryPolicy
+from events.spend import Reservation, Spend, Spent
 from events.task import (
     Debounce,
     Occurrence,
@@ -39,6 +41,7 @@ from events.task import (
     TaskSubmitted,
     TaskTimedOut,
     TaskUnblocked,
+    TaskUsage,
 )
 from events.task_pause import TaskPaused, TaskResumed
 from events.time_limits import HEARTBEAT, TIMEOUT, TimeLimits, exceeded_text
@@ -82,6 +85,19 @@ class FailedAttempt(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_de
     ready_at: float = 0.0
 
 
+class UnreportedAttempt(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults=True):
+    """
+    The last attempt that ended without a report of its holder, which may still come.
+
+    It began at `began_at`, has used `usage` as far as is known, and its tokens cost `price`.
+    """
+
+    lease: str
+    began_at: float
+    usage: TaskUsage | None = None
+    price: Price | None = None
+
+
 _ONE_WORKER = 'worker_id == "'
 ATTEMPTS_KEPT = 10
 ATTEMPT_ERROR_CHARS = 1024
@@ -101,6 +117,9 @@ class Task(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults=Tr
     `timeout_s`. `preference` is the filter over workers that follows from `prefer`, '' for none. `build_id` is the
     version of workers that it is pinned to because it began, or was resumed, there; '' for none.
     `rule` is the rule of the settings that permitted its submit, `rule_filter` which workers may run it by that.
+    `spend` is the most that one attempt may use, `reserved` what budgets keep for the one that runs; it has used
+    `usage`, which costs `spent`, as far as it was reported. `total_spent` is what the attempts that have ended were
+    charged, `unreported` the last one of them whose holder may still report what it used.
     """
 
     task_id: str
@@ -185,6 +204,12 @@ class Task(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults=Tr
     cancelling: Cancelling | None = None
     after: After | None = None
     waiting_for: tuple[str, ...] = ()
+    spend: Spend | None = None
+    reserved: Reservation | None = None
+    usage: TaskUsage | None = None
+    spent: Spent | None = None
+    total_spent: Spent | None = None
+    unreported: UnreportedAttempt | None = None
 
     @property
     def is_ended(self) -> bool:
@@ -291,6 +316,8 @@ def content_of(task: Task | TaskSubmitted, payload_digest: str) -> int:
         text += f"\0prefer {msgspec.structs.astuple(task.prefer)}"
     if not task.pin_version:
         text += "\0not pinned"
+    if task.spend is not None:
+        text += f"\0spend {msgspec.structs.astuple(task.spend)}"
     return crc32(text.encode())
 
 
@@ -314,11 +341,13 @@ def evolve(task: Task | None, event: AnyTaskEvent, stamp: Stamp) -> Task:
     if kind is TaskSubmitted:
         existing(event, stamp)
     if kind is TaskReportRefused:
-        return msgspec.structs.replace(task, refused_lease=event.lease)  # type: ignore[union-attr]
+        return _report_refused(task, event)  # type: ignore[arg-type]
     status, step = _STEPS[kind]
     if status is not None:
         check_legal(LEGAL, task.status, status, event, stamp)
-    return step(task, event, stamp)
+    if task.spend is None:
+        return step(task, event, stamp)
+    return _with_spent(task, step(task, event, stamp), event)
 
 
 def submitted_as(event: TaskSubmitted, stamp: Stamp) -> Task:
@@ -359,6 +388,7 @@ def submitted_as(event: TaskSubmitted, stamp: Stamp) -> Task:
         pin_version=event.pin_version,
         rule=intern(event.rule) if event.rule else "",
         rule_filter=intern(event.rule_filter) if event.rule_filter else "",
+        spend=event.spend,
     )
     if event.not_before is not None or event.debounce is not None:
         first = max(event.not_before or 0.0, 0.0 if event.debounce is None else event.debounce.until)
@@ -370,6 +400,57 @@ def submitted_as(event: TaskSubmitted, stamp: Stamp) -> Task:
 def _shared(policy: RetryPolicy) -> RetryPolicy:
     """Return a policy equal to *policy*: the same object for all tasks that have it, as far as possible."""
     return policy
+
+
+def _with_spent(before: Task, after: Task, event: AnyTaskEvent) -> Task:
+    """Note what is kept for an attempt that began, what it has used, and what one that ended has spent."""
+    if isinstance(event, TaskStarted):
+        return msgspec.structs.replace(after, reserved=event.reserved)
+    if isinstance(event, TaskProgressed):
+        if event.usage is None:
+            return after
+        return msgspec.structs.replace(after, usage=event.usage, spent=event.spent)
+    if before.status is not RUNNING or after.status is RUNNING:
+        return after
+    spent: Spent = getattr(event, "spent", None) or _NOTHING
+    return msgspec.structs.replace(
+        after,
+        reserved=None,
+        usage=None,
+        spent=None,
+        total_spent=_summed(before.total_spent, spent),
+        unreported=_unreported(before, event),
+    )
+
+
+_NOTHING = Spent()
+_NOBODY_REPORTED = frozenset({"lease_expired", "container_failed", "heartbeat", "poison"})
+
+
+def _summed(total: Spent | None, spent: Spent) -> Spent:
+    total = total or _NOTHING
+    return Spent(tokens=total.tokens + spent.tokens, money_micros=total.money_micros + spent.money_micros)
+
+
+def _unreported(ran: Task, event: AnyTaskEvent) -> UnreportedAttempt | None:
+    """Return the attempt that *event* ended, if it was not its holder who ended it; else the one before."""
+    why = getattr(event, "cause", "") or getattr(event, "reason", "")
+    if not isinstance(event, TaskTimedOut | TaskCancelled) and why not in _NOBODY_REPORTED:
+        return ran.unreported
+    return UnreportedAttempt(
+        lease=ran.lease,
+        began_at=ran.started_at or 0.0,
+        usage=getattr(event, "usage", None),
+        price=None if ran.reserved is None else ran.reserved.price,
+    )
+
+
+def _report_refused(task: Task, event: TaskReportRefused) -> Task:
+    """Note a report that came too late, and what it says that its attempt used."""
+    if event.spent is not None and task.unreported is not None:
+        late = msgspec.structs.replace(task.unreported, usage=event.usage)
+        task = msgspec.structs.replace(task, unreported=late, total_spent=_summed(task.total_spent, event.spent))
+    return msgspec.structs.replace(task, refused_lease=event.lease)
 
 
 def _unblocked(task: Task, event: TaskUnblocked, stamp: Stamp) -> Task:

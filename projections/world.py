@@ -17,6 +17,7 @@ import msgspec
 
 from events import codec
 from events.base import START, Position, UnknownEvent, type_of
+from events.budget import BudgetCorrected, BudgetEvent
 from events.container import ContainerEvent
 from events.coordinator import (
     CoordinatorCommandRefused,
@@ -35,6 +36,7 @@ from events.inbox import InboxEvent
 from events.limit import LimitEvent
 from events.node import NodeEvent
 from events.pool import PoolAllocated, PoolEvent, PoolReleased
+from events.prices import PricesSet
 from events.queue import QueueBlocked, QueueEvent
 from events.schedule import ScheduleEvent
 from events.service import ServiceEvent
@@ -45,6 +47,7 @@ from events.version import VersionEvent
 from events.worker import WorkerEvent
 from projections import (
     blockage,
+    budget,
     container,
     hold,
     inbox,
@@ -63,6 +66,7 @@ from projections import (
 from projections.indexes import Indexes
 from projections.latest import KEPT
 from projections.memory import COMMAND, HARD_S, KEY, SOFT_S, TASK, Memory
+from projections.prices import NO_PRICES, table_of
 from projections.snapshot import MassSilence, Snapshot, pieces
 from projections.source import GENESIS, Record, chain_after
 from projections.stamp import Stamp
@@ -108,6 +112,9 @@ class World:
         self.made_wait: dict[str, blockage.Pair] = {}
         self.past_holds: dict[str, hold.PastHold] = {}
         self.past_pauses: dict[str, queue.PastPause] = {}
+        self.budgets: dict[str, budget.TaskBudget] = {}
+        self.spent: dict[str, budget.KeySpent] = {}
+        self.prices = NO_PRICES
         self.memory = Memory()
         self.remembers_since = 0.0
         self.totals: dict[str, int] = {}
@@ -126,7 +133,9 @@ class World:
         self.unfoldable = ""
         self.restored_at = 0.0
         self.indexes = Indexes()
-        self.indexes.keyed.limits, self.indexes.keyed.uses = self.limits, self.uses
+        keyed = self.indexes.keyed
+        keyed.limits, keyed.uses = self.limits, self.uses
+        keyed.funds.budgets, keyed.funds.spent = self.budgets, self.spent
         self.indexes.builds.retired = self.versions
         self._ended: dict[str, OrderedDict[str, float]] = {kind: OrderedDict() for kind in _TABLES}
         self._folds = _folds(self)
@@ -234,6 +243,8 @@ class World:
         world.memory.restore(snapshot.memory, snapshot.time)
         world.indexes.advance(snapshot.time)
         for name, (key, changed) in _TABLES.items():
+            if name == "tasks":
+                world.indexes.keyed.look_whether_used()
             table, update_index = getattr(world, name), getattr(world.indexes, changed, None)
             for value in getattr(snapshot, name):
                 table[getattr(value, key)] = value
@@ -375,7 +386,7 @@ class World:
 
 _SCALARS = (
     "position", "time", "chain", "generation", "epoch", "holder", "leader", "retention_s", "ended_kept", "unfoldable",
-    "restored_at", "remembers_since",
+    "restored_at", "remembers_since", "prices",
 )  # fmt: skip
 _MAPS = ("totals", "silences", "latest", "awaited")
 
@@ -394,6 +405,8 @@ _TABLES = {
     "made_wait": ("name", ""),
     "past_holds": ("name", ""),
     "past_pauses": ("name", ""),
+    "budgets": ("budget_id", ""),
+    "spent": ("key", ""),
     "containers": ("container_id", "container_changed"),
     "services": ("service_id", "service_changed"),
     "tasks": ("task_id", "task_changed"),
@@ -420,6 +433,8 @@ def _folds(world: World) -> dict[type[Event], Callable[[Any, Stamp], None]]:
         HoldEvent: _fold_hold(world),
         LimitEvent: _fold_limit(world),
         VersionEvent: _fold_version(world),
+        BudgetEvent: _fold_budget(world),
+        PricesSet: _fold_prices(world),
         SessionEvent: _fold(world, "sessions", session.evolve),
         InboxEvent: _fold(world, "inboxes", inbox.evolve),
         ScheduleEvent: _fold(world, "schedules", schedule.evolve),
@@ -577,6 +592,55 @@ def _fold_version(world: World) -> Callable[[Any, Stamp], None]:
     return fold
 
 
+def _fold_budget(world: World) -> Callable[[Any, Stamp], None]:
+    budgets, spent = world.budgets, world.spent
+
+    def fold(event: Any, stamp: Stamp) -> None:
+        before = budgets.get(event.budget_id)
+        after = budget.evolve(before, event, stamp)
+        if isinstance(event, BudgetCorrected):
+            key = budget.key_named(event.budget_id, event.key, of_floor=event.of_floor)
+            _note_spent(world, budget.corrected(spent.get(key), key, event), stamp)
+            return
+        _put(budgets, event.budget_id, after)
+        if after is None or before is None or budget.counts(before.terms) != budget.counts(after.terms):
+            for key in [key for key in spent if budget.budget_of(key) == event.budget_id]:
+                del spent[key]
+        world.indexes.limits_changed(world.tasks)
+
+    return fold
+
+
+def _fold_prices(world: World) -> Callable[[PricesSet, Stamp], None]:
+    def fold(event: PricesSet, stamp: Stamp) -> None:
+        world.prices = table_of(event, stamp)
+
+    return fold
+
+
+def _settle(world: World, keys: tuple[str, ...], ran: task.Task, event: TaskEvent, stamp: Stamp) -> None:
+    """Charge what an attempt has spent, which *event* ended, to the budgets of its keys."""
+    amounts = getattr(event, "spent", None)
+    if amounts is None:
+        return
+    for key in filter(budget.is_budget, keys):
+        terms, began_at = world.budgets[budget.budget_of(key)].terms, ran.started_at or stamp.time
+        if not budget.is_kept(terms.window, budget.span_at(terms.window, began_at).start, stamp.time):
+            continue
+        _note_spent(world, budget.settled(world.spent.get(key), key, terms, began_at, amounts, ran.reserved), stamp)
+
+
+def _note_spent(world: World, after: budget.KeySpent, stamp: Stamp) -> None:
+    """Keep what a key has spent, and of the one that spent longest ago nothing if that is of no interest any more."""
+    spent = world.spent
+    spent.pop(after.key, None)  # those that spent last are the last
+    spent[after.key] = after
+    oldest = next(iter(spent))
+    if budget.is_past(spent[oldest], world.budgets[budget.budget_of(oldest)].terms, stamp.time):
+        del spent[oldest]
+    world.indexes.keyed.look(after.key)
+
+
 def _counts(it: limit.Limit) -> tuple[str, str, bool]:
     """Return what the past of its keys is the past of."""
     return it.terms.by, it.terms.where, it.terms.retries_only
@@ -586,6 +650,8 @@ def _note_use(world: World, keys: tuple[str, ...], after: task.Task, event: Task
     """Note when a task of these keys started or ended, where a limit asks for it."""
     uses = world.uses
     for key in keys:
+        if budget.is_budget(key):
+            continue
         terms = world.limits[limit.limit_of(key)].terms
         known = uses.get(key)
         if type(event) is TaskStarted and terms.starts is not None:
@@ -619,6 +685,8 @@ def _fold_task(world: World) -> Callable[[Any, Stamp], None]:
         status = after.status
         if keys is not None:
             _note_use(world, keys, after, event, stamp)
+            if before is not None and before.status is running and status is not running:
+                _settle(world, keys, before, event, stamp)
         if indexes.is_accounted and before is not None and before.status is running and status is not running:
             _charge(world, before, event, stamp)
         if before is None:

@@ -27,10 +27,11 @@ compile() {
     --no-emit-index-url --no-emit-find-links --output-file "$scratch/$file" "$@" >/dev/null
 }
 
-# Prints the entries of the second lock that the first lacks: package, marker, hashes and what requires it.
+# Prints the entries of the second lock whose package the first lacks: package, marker, hashes and what requires it. The
+# markers of the first exclude only platforms that the tests do not run on.
 beyond() {
   awk '
-    /^[a-zA-Z0-9]/ { wanted = !(FILENAME == ARGV[2] && $0 in running); if (FILENAME == ARGV[1]) running[$0] = 1 }
+    /^[a-zA-Z0-9]/ { wanted = !(FILENAME == ARGV[2] && $1 in running); if (FILENAME == ARGV[1]) running[$1] = 1 }
     FILENAME == ARGV[2] && !/^# Made by/ && wanted' "$1" "$2"
 }
 

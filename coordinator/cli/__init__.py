@@ -60,6 +60,8 @@ _COMMANDS = {
     "hold": ("coordinator.cli.hold", "hold", "Keep tasks that meet a filter from the workers."),
     "limit": ("coordinator.cli.limit", "limit", "List, define and delete limits of tasks."),
     "version": ("coordinator.cli.version", "version", "Ramp up, roll back and retire versions of workers."),
+    "budget": ("coordinator.cli.budget", "budget", "Define, list, correct and remove budgets of tasks."),
+    "prices": ("coordinator.cli.budget", "prices", "Set and show what the tokens of models cost."),
     "dead": ("coordinator.cli.dead", "dead", "List, show and requeue tasks that failed."),
     "service": ("coordinator.cli.query", "service", "List services."),
     "schedule": ("coordinator.cli.schedule", "schedule", "Define schedules of tasks, and show their next runs."),

@@ -27,6 +27,7 @@ from coordinator.cli.output import (
     shown_scalar,
 )
 from coordinator.cli.retries import RETRY_FACTS, attempt_facts, retry_of, retry_options
+from coordinator.cli.spend import SPEND_FACTS, spend_of, spend_options
 from coordinator.client.cancel_tasks import RATE_PER_S, cancel_each
 from coordinator.client.paging import found, listed
 from coordinator.client.service_list import list_services
@@ -134,6 +135,7 @@ _TASK_FACTS = (
     ("goes on at build", lambda t: t.build_id),
     ("security rule", lambda t: t.rule),
     ("prefers", lambda t: f"{t.preference}, for {t.prefer.for_s:g} s" if t.preference else ""),
+    *SPEND_FACTS,
     ("tenant", lambda t: t.tenant),
     ("trace", lambda t: t.traceparent),
     ("started", lambda t: moment(t.started_at)),
@@ -212,6 +214,7 @@ def task() -> None:
     help="What happens if they cannot any more.",
 )
 @click.option("--plan", is_flag=True, help="Tell where it would go, and submit nothing.")
+@spend_options
 @TENANT
 @TRACEPARENT
 @_WAIT
@@ -277,6 +280,7 @@ def _submit_command(name: str, options: dict[str, Any]) -> SubmitTask:
         not_before=None if options["not_before"] is None else options["not_before"].timestamp(),
         delay_s=options["delay"],
         time_limits=time_limits_of(options),
+        spend=spend_of(options),
     )
 
 

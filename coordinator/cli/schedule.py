@@ -9,6 +9,7 @@ import click
 from coordinator.cli.connection import REASON, TENANT, TRACEPARENT, URL, asking
 from coordinator.cli.output import Attribute, Moment, Number, moment, output_options, show, show_json, show_one
 from coordinator.cli.query import LIMIT, PAGE, SECONDS, given_payload, time_limits_of
+from coordinator.cli.spend import spend_of, spend_options
 from coordinator.client.paging import listed
 from coordinator.commands.schedule import (
     BackfillSchedule,
@@ -98,6 +99,7 @@ def schedule() -> None:
 @click.option("--finish-within", type=LIMIT, help="Time limit of all attempts together in seconds.")
 @click.option("--heartbeat", type=LIMIT, help="Fail an attempt that reports nothing for this many seconds.")
 @click.option("--max-retries", type=int, help="Retries after the first attempt.")
+@spend_options
 @TENANT
 @TRACEPARENT
 @URL
@@ -126,6 +128,7 @@ def schedule_define(
             queue=options["queue"],
             fairness_key=options["key"],
             attributes=dict(options["attributes"]),
+            spend=spend_of(options),
         ),
         cron=options["cron"],
         every_s=options["every"],

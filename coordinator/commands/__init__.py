@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 
 from coordinator.commands import (
+    budget,
     cancel_ladder,
     cluster,
     container,
@@ -17,6 +18,7 @@ from coordinator.commands import (
     limit,
     node,
     pool,
+    prices,
     queue,
     schedule,
     service,
@@ -38,6 +40,8 @@ KINDS = (
         hold,
         limit,
         version,
+        budget,
+        prices,
         schedule,
         worker,
         service,

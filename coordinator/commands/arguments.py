@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from events.errors import Refused, shown
 from events.retry import RetryPolicy
+from events.spend import Spend
 
 if TYPE_CHECKING:
     from events.task import Scalar
@@ -127,6 +128,19 @@ def member(name: str, value: Any, of: type[Any]) -> Any:
     except Exception:  # noqa: BLE001  # no member has this value, or its class does not let it be compared
         msg = f"{name} {shown(value)} is not one of {', '.join(one.value for one in of)}"
         raise Refused(msg, reason="bad_type") from None
+
+
+def spending(name: str, value: Any) -> Spend | None:
+    """Return *value* if it is a `Spend` with values of the right types, or None; raise `Refused` if not."""
+    if value is None:
+        return None
+    given: Spend = wanted(name, value, Spend, 'a Spend, such as Spend(model="m", input_tokens=8000)')
+    return Spend(
+        model=text(f"{name}.model", given.model),
+        input_tokens=whole(f"{name}.input_tokens", given.input_tokens),
+        output_tokens=whole(f"{name}.output_tokens", given.output_tokens),
+        money_micros=whole(f"{name}.money_micros", given.money_micros),
+    )
 
 
 def retry_policy(name: str, value: Any) -> RetryPolicy:

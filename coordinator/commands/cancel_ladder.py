@@ -5,6 +5,7 @@ from __future__ import annotations
 from enum import Enum
 
 from coordinator.commands.command import Command, Example
+from events.task import TaskUsage
 
 
 class CancelStep(Enum):
@@ -26,14 +27,16 @@ class ReportCancel(Command[None], frozen=True, kw_only=True, gc=False):
     """
     Report a step of the cancellation of the attempt under `lease`; `ended` and `left_behind` end the task.
 
-    A step that was reported, and any step of an attempt that has ended since, changes nothing.
+    A step that was reported, and any step of an attempt that has ended since, changes nothing. `usage` is all that the
+    attempt has used.
     """
 
     KIND, VERB = "task", "report_cancel"
     FOR = frozenset({"domain", "worker", "agents"})
-    REFUSALS = frozenset({"not_asked", "not_found", "stale_lease"})
+    REFUSALS = frozenset({"bad_number", "not_asked", "not_found", "stale_lease"})
     EXAMPLE = Example({"task_id": "task_9", "lease": "claim_9.1.1", "step": "told"})
 
     task_id: str
     lease: str
     step: CancelStep
+    usage: TaskUsage | None = None

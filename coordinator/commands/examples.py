@@ -379,6 +379,23 @@ LIMIT: dict[str, Any] = {
     "reason": "fair use",
 }
 
+BUDGET: dict[str, Any] = {
+    "budget_id": "team",
+    "defined": [42, 0],
+    "defined_at": 1795967531.65,
+    "terms": {"by": "tenant", "cap": 1_000_000},
+    "defined_by": "planning",
+    "reason": "trial",
+}
+
+BUDGET_VIEW: dict[str, Any] = {
+    "budget": BUDGET,
+    "window_start": 1_795_910_400,
+    "window_end": 1_795_996_800.0,
+    "spent": 1200,
+}
+BUDGET_KEYS = [{"value": "acme", "spent": 1200, "left": 998_800, "corrected": 1200}]
+
 QUEUE_PAUSED: dict[str, Any] = {
     "queue_id": "default",
     "defined": [2, 1],

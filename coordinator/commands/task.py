@@ -12,6 +12,7 @@ from events.after import After
 from events.cancel_ladder import Escalation
 from events.resources import NONE, Resources
 from events.retry import RetryPolicy
+from events.spend import Spend
 from events.task import Payload, Prefer, Scalar, TaskStatus, TaskUsage
 from events.time_limits import TimeLimits
 from projections.task import Task
@@ -39,12 +40,14 @@ class SubmitTask(Command[str], frozen=True, kw_only=True, gc=False):
     any that may run it.
     A task goes on where it began: once an attempt ran at a worker with a build id, further ones go only to workers with
     the same, unless `pin_version` is false.
+    `spend` is the most that one attempt may use of tokens and money; budgets reserve it when the attempt begins.
     """
 
     KIND, VERB = "task", "submit"
     REFUSALS = frozenset({
         "bad_after", "bad_attributes", "bad_filter", "bad_number", "bad_payload", "bad_priority", "bad_resources",
-        "bad_retry", "bad_text", "bad_time", "busy", "id_taken", "memory_full", "payload_too_large", "queue_full",
+        "bad_retry", "bad_text", "bad_time", "busy", "id_taken", "memory_full", "no_price", "over_budget",
+        "payload_too_large", "queue_full",
         "quota", "rate_limited", "too_many", "unknown_predecessor", "unknown_queue",
     })  # fmt: skip
     EXAMPLE = Example({"task_id": "task_1", "task_name": "add", "priority": 5, "payload": PAYLOAD}, "task_1")
@@ -71,6 +74,7 @@ class SubmitTask(Command[str], frozen=True, kw_only=True, gc=False):
     worker_filter: str = ""
     prefer: Prefer | None = None
     pin_version: bool = True
+    spend: Spend | None = None
 
 
 class ClaimTasks(Command[list[Task]], frozen=True, kw_only=True, gc=False):
@@ -184,7 +188,8 @@ class ProgressTask(Command[None], frozen=True, kw_only=True, gc=False):
     Report the progress of the attempt under `lease`, 0 to 1.
 
     Without `progress` the attempt only shows that it goes on, for tasks with a limit `heartbeat_s`. `checkpoint` is
-    kept until the task ends, and given to the next attempt with the task; the last one counts.
+    kept until the task ends, and given to the next attempt with the task; the last one counts. `usage` is all that the
+    attempt has used so far, of a task that says what it may spend.
     """
 
     KIND, VERB = "task", "progress"
@@ -199,6 +204,7 @@ class ProgressTask(Command[None], frozen=True, kw_only=True, gc=False):
     progress: float | None = None
     message: str = ""
     checkpoint: Payload | None = None
+    usage: TaskUsage | None = None
 
 
 class ExtendTask(Command[float | None], frozen=True, kw_only=True, gc=False):

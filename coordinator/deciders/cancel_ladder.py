@@ -9,11 +9,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from msgspec.structs import replace
+
 from coordinator.commands.cancel_ladder import CancelStep, ReportCancel
 from coordinator.commands.command import Command
 from coordinator.commands.task import CancelTask
 from coordinator.commands.validation import check_number
 from coordinator.deciders.rules import not_found
+from coordinator.deciders.spend import check_usage
 from events.cancel_ladder import Escalation, TaskCancelAsked, TaskCancelForced, TaskCancelTold
 from events.container import ContainerStatus, ContainerStopping
 from events.errors import Refused, StaleLease
@@ -79,7 +82,9 @@ def report(world: World, command: ReportCancel, context: DecisionContext) -> Eve
     if task.cancelling is None:
         msg = f"nobody asked to cancel task {task.task_id!r}: report its result, or a failure"
         raise Refused(msg, reason="not_asked")
-    return tuple(_steps(task, task.cancelling, command.step))
+    if command.usage is not None:
+        check_usage(command.usage)
+    return tuple(_steps(task, task.cancelling, command))
 
 
 def _stale(command: ReportCancel, status: TaskStatus) -> StaleLease:
@@ -87,13 +92,15 @@ def _stale(command: ReportCancel, status: TaskStatus) -> StaleLease:
     return StaleLease(f"{msg}: drop this attempt")
 
 
-def _steps(task: Task, cancelling: Cancelling, step: CancelStep) -> Iterator[Event]:
+def _steps(task: Task, cancelling: Cancelling, command: ReportCancel) -> Iterator[Event]:
+    step = command.step
     if cancelling.told_at is None:
         yield TaskCancelTold(task_id=task.task_id, lease=task.lease)
     if step in _FORCES and cancelling.forced != step.value:
         yield TaskCancelForced(task_id=task.task_id, lease=task.lease, how=step.value)
     if step in _ENDS:
-        yield ended(task, cancelling, step.value)
+        end = ended(task, cancelling, step.value)
+        yield end if command.usage is None else replace(end, usage=command.usage)
 
 
 def due(world: World, context: DecisionContext) -> Iterator[Event]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from coordinator.deciders import (
+    budget,
     cancel_ladder,
     container,
     hold,
@@ -27,6 +28,7 @@ from coordinator.deciders import (
     worker,
 )
 from coordinator.deciders.dependents import following
+from coordinator.deciders.spend import with_spent
 
 if TYPE_CHECKING:
     from coordinator.commands.command import Command
@@ -57,6 +59,7 @@ DECIDERS: dict[type[Command], Decider] = {
     **schedule.DECIDERS,
     **limit.DECIDERS,
     **version.DECIDERS,
+    **budget.DECIDERS,
     **queue.DECIDERS,
     **hold.DECIDERS,
     **silence.DECIDERS,
@@ -71,6 +74,7 @@ _TELLERS: dict[type[Command], Teller] = {
     **pool.TELLERS,
     **schedule.TELLERS,
     **limit.TELLERS,
+    **budget.TELLERS,
     **queue.TELLERS,
     **hold.TELLERS,
     **silence.TELLERS,
@@ -84,7 +88,8 @@ def decide(world: World, command: Command, context: DecisionContext) -> Events:
     Raises:
         CoordinationError: the command is refused; the events in `facts` of the error are recorded nevertheless.
     """
-    return DECIDERS[type(command)](world, command, context)
+    events = DECIDERS[type(command)](world, command, context)
+    return with_spent(world, events) if world.indexes.spending else events
 
 
 def answer(world: World, command: Command, context: DecisionContext, events: Events, *, again: bool = False) -> Any:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from coordinator.deciders import (
+    budget,
     cancel_ladder,
     heartbeats,
     hold,
@@ -23,6 +24,7 @@ from coordinator.deciders import (
 )
 from coordinator.deciders.deadlines import Deadlines
 from coordinator.deciders.dependents import with_following
+from coordinator.deciders.spend import with_spent
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -41,10 +43,18 @@ def due(
 
     Without *deadlines*, which must have noted all events since they were made, everything is looked at.
     """
-    if deadlines is None:
-        deadlines = Deadlines(world)
+    found = _due(world, signs, context, heard_now, Deadlines(world) if deadlines is None else deadlines)
+    for event in found:
+        yield with_spent(world, (event,))[0] if world.indexes.spending else event
+
+
+def _due(
+    world: World, signs: Signs, context: DecisionContext, heard_now: float, deadlines: Deadlines
+) -> Iterator[Event]:
     if world.indexes.cancels:
         yield from with_following(world, cancel_ladder.due(world, context), context)
+    if world.indexes.keyed.funds.perhaps_over:
+        yield from budget.due(world, context)
     if world.holds:
         yield from hold.due(world, context)
     yield from task.due(world, signs, context, heard_now, deadlines.holders)

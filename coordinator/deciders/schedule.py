@@ -388,6 +388,7 @@ def _task_of(schedule: Schedule, slot: int) -> TaskSubmitted:
         attributes=task.attributes,
         worker_filter=task.worker_filter,
         pin_version=task.pin_version,
+        spend=task.spend,
         occurrence=Occurrence(schedule_id=schedule.schedule_id, slot=slot, source=schedule.source),
     )
 

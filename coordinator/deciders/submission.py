@@ -15,6 +15,7 @@ from coordinator.deciders import dependencies
 from coordinator.deciders.first_start import first_start
 from coordinator.deciders.queue import PRIORITY_MOST, priority_of
 from coordinator.deciders.retries import check_policy
+from coordinator.deciders.spend import check_spend
 from coordinator.deciders.time_limits import LEAST_S, MOST_S, checked_limits
 from events.errors import NotFound, Refused, shown
 from events.ids import checked
@@ -39,7 +40,7 @@ PREFER_MOST_S = 3600.0
 _CONTENT = (
     "task_name", "task_type", "priority", "timeout_s", "max_retries", "resources", "idempotency_key", "queue",
     "fairness_key", "retry", "requeued_from", "after", "time_limits",
-    "attributes", "worker_filter", "prefer", "pin_version",
+    "attributes", "worker_filter", "prefer", "pin_version", "spend",
 )  # fmt: skip
 """What the repeat of a submit must say again, besides the payload."""
 _SHA256_DIGITS = 64
@@ -104,6 +105,7 @@ def submission(world: World, command: SubmitTask, context: DecisionContext) -> T
         prefer=command.prefer,
         prefers_worker="" if command.prefer is None else _preferred(world, command.prefer),
         pin_version=command.pin_version,
+        spend=command.spend,
     )
 
 
@@ -119,6 +121,8 @@ def _check_rare(command: SubmitTask) -> None:
         dependencies.check_after(command.task_id, command.after)
     if command.worker_filter:
         _check_filter("worker_filter", command.worker_filter)
+    if command.spend is not None:
+        check_spend(command.spend)
 
 
 def _check_filter(name: str, text: str) -> None:

@@ -22,13 +22,14 @@ from coordinator.commands.task import (
     ReleaseTask,
     SubmitTask,
 )
-from coordinator.commands.validation import AMOUNT_MAX, check_number, check_text, shortened, shortened_begin
+from coordinator.commands.validation import check_number, check_text, shortened, shortened_begin
 from coordinator.deciders import cancel_ladder, dependencies, limit
 from coordinator.deciders.first_start import too_early
 from coordinator.deciders.housing import is_frozen
 from coordinator.deciders.queue import check_queue
 from coordinator.deciders.retries import backoff_s, is_final
 from coordinator.deciders.rules import Decider, Teller, not_found
+from coordinator.deciders.spend import billed, check_affordable, check_usage, price_of, stops, usage_of
 from coordinator.deciders.submission import check_payload, same_content, same_key, same_task, submission
 from coordinator.deciders.submit_rules import permitted
 from coordinator.deciders.time_limits import LEAST_S, MOST_S, timed_out
@@ -49,6 +50,7 @@ from events.task import (
     TaskStatus,
 )
 from events.task_pause import TaskPaused
+from projections.prices import cost_of
 from projections.stamp import Stamp
 from projections.task import ENDED, SMALL_CHARS, bytes_of, checksum, digest_of, submitted_as
 from projections.time_limits import end_of_attempt
@@ -62,7 +64,7 @@ if TYPE_CHECKING:
     from coordinator.deciders.rules import DecisionContext, Events, Rules
     from coordinator.deciders.signs import Signs
     from events.base import Event
-    from events.task import Payload, TaskSubmitted, TaskUsage
+    from events.task import Payload, TaskSubmitted
     from projections.task import EndedTask, Task
     from projections.world import World
 
@@ -118,6 +120,8 @@ def _admitted(
     check_room(world, context.rules)
     if command.payload is not None:
         check_new_payload(world, command.payload, context)
+    if event.spend is not None and world.budgets:
+        check_affordable(world, event, context.tenant, context)
     made = limit.admitted(world, event, context.tenant, context) if world.limits else limit.Admitted(event)
     if command.after is None or made.existing:
         return made, None
@@ -218,13 +222,14 @@ def complete(world: World, command: CompleteTask, context: DecisionContext) -> E
     if command.execution_time_s is not None:
         check_number("execution_time", command.execution_time_s, 0.0, 1e9)
     if command.usage is not None:
-        _check_usage(command.usage)
+        check_usage(command.usage)
     task = world.tasks.get(command.task_id)
     if task is None or task.status is not _RUNNING or task.lease != command.lease:  # else the usual: its holder reports
-        if _has_ended_as(world, command, TaskStatus.COMPLETED, "completed"):
-            return ()
-        task = world.tasks[command.task_id]
-        started, lease = _reported(task, command.lease, command.worker_id, "completed", context.now)
+        with billed(world, command, "completed", context.now):
+            if _has_ended_as(world, command, TaskStatus.COMPLETED, "completed"):
+                return ()
+            task = world.tasks[command.task_id]
+            started, lease = _reported(task, command.lease, command.worker_id, "completed", context.now)
     else:
         started, lease = (), command.lease
     completed = TaskCompleted(
@@ -278,15 +283,16 @@ def fail(world: World, command: FailTask, context: DecisionContext) -> Events:
     """Fail an attempt: the task goes back to the queue while retries are left, else it fails."""
     error = shortened(command.error, context.rules.text_chars_max)
     if command.usage is not None:
-        _check_usage(command.usage)
+        check_usage(command.usage)
     if command.error_type:
         check_text("error_type", command.error_type, ERROR_TYPE_CHARS_MAX)
     if command.retry_after_s is not None:
         check_number("retry_after_s", command.retry_after_s, 0, PAUSE_MAX_S)
-    if _has_ended_as(world, command, TaskStatus.FAILED, "failed"):
-        return ()
-    task = world.tasks[command.task_id]
-    started, lease = _reported(task, command.lease, command.worker_id, "failed", context.now)
+    with billed(world, command, "failed", context.now):
+        if _has_ended_as(world, command, TaskStatus.FAILED, "failed"):
+            return ()
+        task = world.tasks[command.task_id]
+        started, lease = _reported(task, command.lease, command.worker_id, "failed", context.now)
     if started:
         task = replace(task, attempt=task.attempt + 1)
     ended = failed_attempt(
@@ -302,11 +308,6 @@ def fail(world: World, command: FailTask, context: DecisionContext) -> Events:
         traceback=shortened_begin(command.traceback, TRACEBACK_CHARS_MAX),
     )
     return (*started, ended if command.usage is None else replace(ended, usage=command.usage))
-
-
-def _check_usage(usage: TaskUsage) -> None:
-    for name in usage.__struct_fields__:
-        check_number(f"usage.{name}", getattr(usage, name), 0, AMOUNT_MAX)
 
 
 def failed_attempt(
@@ -377,23 +378,35 @@ def progress(world: World, command: ProgressTask, context: DecisionContext) -> E
         check_number("progress", command.progress, 0.0, 1.0)
     check_text("message", command.message, context.rules.text_chars_max)
     task = _attempted(world, command.task_id, command.lease)
-    _check_holds(task, command.lease, "", "progress")
+    if command.usage is not None:
+        check_usage(command.usage)
+    with billed(world, command, "progress", context.now):
+        _check_holds(task, command.lease, "", "progress")
     if command.progress is None:
         done = task.progress, command.message or task.progress_message
     else:
         done = command.progress, command.message
+    usage = None if task.spend is None or command.usage is None else usage_of(task, command.usage)
+    if usage == task.usage:
+        usage = None
+    spent = None if usage is None else cost_of(usage, price_of(world, task))
     checkpoint = command.checkpoint
     if checkpoint is not None:
         _check_checkpoint(world, task, checkpoint, context.rules)
         if digest_of(checkpoint) == digest_of(task.checkpoint):
             checkpoint = None
-    if checkpoint is None and (task.progress, task.progress_message) == done:
+    if checkpoint is None and usage is None and (task.progress, task.progress_message) == done:
         return ()
-    return (
-        TaskProgressed(
-            task_id=task.task_id, lease=command.lease, progress=done[0], message=done[1], checkpoint=checkpoint
-        ),
+    reported = TaskProgressed(
+        task_id=task.task_id,
+        lease=command.lease,
+        progress=done[0],
+        message=done[1],
+        checkpoint=checkpoint,
+        usage=usage,
+        spent=spent,
     )
+    return (reported,) if spent is None else (reported, *stops(world, task, spent, context))
 
 
 def _check_checkpoint(world: World, task: Task, checkpoint: Payload, rules: Rules) -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 
+from coordinator.commands.budget import GetBudget, ListBudgets
 from coordinator.commands.caller import Caller
 from coordinator.commands.cluster import ClusterStats, GetStats, ListInboxes
 from coordinator.commands.command import Command
@@ -18,6 +19,7 @@ from coordinator.commands.hold import GetHold, HoldView, ListHolds
 from coordinator.commands.limit import GetLimit, ListLimits
 from coordinator.commands.node import ListNodes
 from coordinator.commands.pool import GetPool
+from coordinator.commands.prices import GetPrices
 from coordinator.commands.queue import GetQueue, ListQueues
 from coordinator.commands.schedule import GetSchedule, ListSchedules, NextRuns, Run
 from coordinator.commands.service import CheckOutcome, FindServices, GetHealthHistory, GetService, ServiceView
@@ -31,6 +33,7 @@ from coordinator.deciders.rules import DecisionContext, Rules, not_found, standi
 from coordinator.deciders.service import living
 from coordinator.deciders.slots import local_time, next_after
 from coordinator.deciders.worker import check_wanted
+from coordinator.engine.budget_views import budget_view, budget_views
 from coordinator.engine.limit_views import limit_view, limit_views
 from coordinator.engine.queue_views import queue_view, queue_views, queues_of
 from coordinator.engine.version_views import version_views
@@ -131,6 +134,12 @@ def ask(
         case ListVersions():
             views = version_views(world, signs, rules, heard_now)
             return _page(views, iter(views), question)
+        case GetBudget():
+            return budget_view(world, one_of(world.budgets, question.budget_id, "budget"))
+        case ListBudgets():
+            return budget_views(world, _sorted(world.budgets, question))
+        case GetPrices():
+            return world.prices
         case GetHold():
             return _hold(world, one_of(world.holds, question.hold_id, "hold"))
         case ListHolds():
@@ -149,7 +158,7 @@ def ask(
             raise Refused(f"{type(question).__name__} is not a question")
 
 
-def _sorted(things: Mapping[str, Thing], question: ListQueues | ListLimits) -> Iterator[Thing]:
+def _sorted(things: Mapping[str, Thing], question: ListQueues | ListLimits | ListBudgets) -> Iterator[Thing]:
     return _page(things, iter(sorted(things)), question)
 
 

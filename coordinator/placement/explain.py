@@ -19,6 +19,7 @@ from coordinator.commands.explain import Blocker, Explanation, Reason, Tier, Wor
 from coordinator.deciders.housing import SERVING, said_of
 from coordinator.deciders.rules import DecisionContext, present_s
 from coordinator.deciders.task import planned
+from coordinator.placement.budget_reasons import of_budgets
 from coordinator.placement.sources import Patience, ordering_of, prefers_for_s
 from events.queue import DEFAULT
 from events.resources import NONE, Resources
@@ -125,6 +126,7 @@ def _pending(world: World, signs: Signs, task: Task, rules: Rules, heard_now: fl
             *_of_preference(task, waits_s),
             *_of_queue(world, task),
             *_of_limits(world, task),
+            *of_budgets(world, task),
             *_of_fleet(world, task, rules),
             *_of_workers(world, task, fits),
             *_of_order(world, task, ahead, counts),

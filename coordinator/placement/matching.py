@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from coordinator.placement.sources import Source
     from events.base import Position
     from events.coordinator import WaitingClaim
+    from events.spend import Reservation
     from projections.worker import WorkerState
     from projections.world import World
 
@@ -81,7 +82,7 @@ def schedule(
     """
     capacities = _capacities(world, claims, loads, containers)
     sources = Sources(world, with_choice=chosen is not None, room=_Room(capacities))
-    is_counted = world.indexes.is_accounted or bool(world.limits)
+    is_counted = world.indexes.is_accounted or world.indexes.keyed.is_used
     taken: set[str] = set()
     if chosen is not None:
         for event in _chosen(claims, capacities, filters, chosen, sources):
@@ -109,7 +110,7 @@ def schedule(
         taken.add(task.task_id)
         if is_counted:
             sources.note(task)
-        yield candidate.assign(task)
+        yield candidate.assign(task, None if task.spend is None else sources.reservation(task.spend))
         one.note_assigned()
         heapq.heapreplace(candidates, (one.score(), number, one))
 
@@ -186,7 +187,7 @@ def _chosen(
         while candidate and (task := source.take(candidate, taken)) is not None:
             taken.add(task.task_id)
             sources.note(task)
-            yield candidate.assign(task)
+            yield candidate.assign(task, None if task.spend is None else sources.reservation(task.spend))
 
 
 def _capacities(
@@ -292,7 +293,7 @@ class _Candidate:
     def fits(self, task: Task) -> bool:
         return self.capacity.free is None or task.resources.fits_in(self.capacity.free)
 
-    def assign(self, task: Task) -> TaskStarted:
+    def assign(self, task: Task, reserved: Reservation | None) -> TaskStarted:
         """Assign a task under a lease that is unique among the attempts of this task and of this claim."""
         self.assigned += 1
         self.assigned_bytes += _answer_bytes(task, self.claim)
@@ -307,6 +308,7 @@ class _Candidate:
             attempt=attempt,
             lease=f"{self.claim.claim_id}.{self.assigned}.{attempt}",
             build_id=self.capacity.worker.build_id,
+            reserved=reserved,
         )
 
 

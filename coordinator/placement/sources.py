@@ -12,12 +12,15 @@ import heapq
 from functools import partial
 from heapq import merge
 from itertools import chain, islice
+from math import inf
 from operator import itemgetter
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from events.coordinator import ClaimFilter
 from events.queue import DEFAULT
 from events.resources import NONE
+from projections.budget import both_of, has_floor_mark, is_budget, most_for
+from projections.prices import need_of, reservation_for
 from projections.queue import name_of, policy_of
 from projections.ready import FIFO, aged
 from projections.shares import HALF_LIFE_S, Account, key_of, name_in
@@ -31,7 +34,7 @@ if TYPE_CHECKING:
 
     from events.queue import FairShare, Policy
     from events.resources import Resources
-    from projections.keyed import Keyed
+    from events.spend import Reservation, Spend
     from projections.lanes import LaneName, Lanes
     from projections.ready import Key, ReadyTasks, Shape, ShapeKey
     from projections.task import Task
@@ -43,6 +46,9 @@ _BY_PRIORITY = frozenset({"priority", "fair", "custom"})
 _NEVER = Account("")
 PATIENT_LOOKED_AT = 50
 """Tasks of a shape that wait for other workers are looked at so far, whether one has waited long enough."""
+
+TOO_DEAR_LOOKED_AT = 50
+"""So many tasks that their budgets could never pay are passed over, before others of their shapes wait for them."""
 
 
 class Allowed(NamedTuple):
@@ -155,7 +161,7 @@ class Sources:
         self._chosen_for = frozenset(map(name_of, custom_queues(world))) if with_choice else frozenset[str]()
         self._of: dict[tuple[str, tuple[str, ...], ClaimFilter, frozenset[str] | None, str, str], Source] = {}
         self._usage = _Usage(world)
-        self._limits = _Limits(world.indexes.keyed)
+        self._limits = _Limits(world)
 
     def of(self, strategy: str, worker: WorkerState | None, wanted: ClaimFilter) -> Source:
         """
@@ -185,11 +191,15 @@ class Sources:
         return met(facts_of(worker, self._world.containers), self._filters) if self._filters else NONE_MET
 
     def note(self, task: Task) -> None:
-        """Count a task that was given to a claim in the share it takes of and the keys of limits, if there are any."""
+        """Count a task that was given to a claim in the share that it takes of and in its keys, if there are any."""
         if self._world.indexes.is_accounted:
             self._usage.note(task)
-        if self._world.limits:
+        if self._world.indexes.keyed.is_used:
             self._limits.note(task)
+
+    def reservation(self, spend: Spend) -> Reservation:
+        """Return what budgets keep for an attempt that begins now."""
+        return reservation_for(spend, self._world.prices)
 
     def _made(
         self,
@@ -358,20 +368,58 @@ class _Usage:
 
 
 class _Limits:
-    """The room that the keys of limits have, less what was given to claims in this turn."""
+    """The room that the keys of limits and budgets have, less what was given to claims in this turn."""
 
-    def __init__(self, keyed: Keyed) -> None:
-        self._keyed = keyed
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self._keyed = world.indexes.keyed
         self._left: dict[str, float] = {}
 
     def allows(self, keys: tuple[str, ...]) -> bool:
-        """Return whether one more task with these keys may start."""
+        """Return whether one more task with these keys may start, unless it is too dear for a budget."""
         return all(self._room(key) > 0 for key in keys)
+
+    def allows_task(self, keys: tuple[str, ...], task: Task) -> bool:
+        """Return whether a task with these keys may start."""
+        if not self.allows(keys):
+            return False
+        spend = task.spend
+        return spend is None or all(self._need(key, spend) <= self._room(key) for key in filter(is_budget, keys))
+
+    def could_pay(self, keys: tuple[str, ...], task: Task) -> bool:
+        """Return whether the budgets of these keys could pay for a task if nothing else were spent."""
+        spend, funds = task.spend, self._keyed.funds
+        return spend is None or all(
+            self._need(key, spend) <= most_for(funds.terms_of(key), of_floor=has_floor_mark(key))
+            for key in filter(is_budget, keys)
+        )
 
     def note(self, task: Task) -> None:
         """Count a task that was given to a claim."""
         for key in self._keyed.keys(task):
-            self._left[key] = self._room(key) - 1
+            if is_budget(key):
+                assert task.spend is not None, "only tasks that say what they may spend have such keys"
+                self._note_spend(key, int(self._need(key, task.spend)))
+            else:
+                self._left[key] = self._room(key) - 1
+
+    def _note_spend(self, key: str, amount: int) -> None:
+        """Count what was reserved: of a task for which the floor is kept, others have as much less beyond the floor."""
+        plain, floored = both_of(key)
+        funds = self._keyed.funds
+        terms = funds.terms_of(key)
+        if not terms.floor_for:
+            self._left[key] = self._room(key) - amount
+            return
+        left = {one: self._room(one) - amount for one in (plain, floored)}
+        if has_floor_mark(key):
+            kept = left[floored] - left[plain]  # of the floor
+            left[plain] += min(kept, amount)
+        self._left |= left
+
+    def _need(self, key: str, spend: Spend) -> float:
+        need = need_of(spend, self._keyed.funds.terms_of(key).unit, self._world.prices)
+        return inf if need is None else need
 
     def _room(self, key: str) -> float:
         left = self._left.get(key)
@@ -481,7 +529,7 @@ class _Named:
         return next((task for task in self._tasks if task.task_id not in taken and self._fits(candidate, task)), None)
 
     def _fits(self, candidate: Candidate, task: Task) -> bool:
-        return self._limits.allows(self._keyed.keys(task)) and candidate.fits(task)
+        return self._limits.allows_task(self._keyed.keys(task), task) and candidate.fits(task)
 
 
 def _is_smaller(candidate: Candidate, no_fit: Sequence[Resources]) -> bool:
@@ -499,6 +547,7 @@ class Line:
         self._allowed = allowed
         self._heads: list[tuple[Key, int, Task, tuple[str, ...], Iterator[tuple[Key, Task]]]] = []
         self._opened = 0
+        self._too_dear = 0
         self._no_fit: list[Resources] = []
         self._unopened: Iterator[tuple[Key, Shape]] = _NO_MORE
         if allowed.only:
@@ -528,8 +577,9 @@ class Line:
         while found is None and self._open_first():
             head = heapq.heappop(self._heads)
             _, number, task, keys, rest = head
-            if keys and not self._allowed.limits.allows(keys):
-                continue  # no task of its shape may start in this turn any more
+            if keys and not self._allowed.limits.allows_task(keys, task):
+                self._pass_over(task, number, keys, rest)
+                continue
             if task.task_id in taken:
                 self._push(rest, number, keys)
             elif candidate.fits(task):
@@ -542,6 +592,13 @@ class Line:
         if found is None and candidate.free is not None:
             self._no_fit.append(candidate.free)
         return found
+
+    def _pass_over(self, task: Task, number: int, keys: tuple[str, ...], rest: Iterator[tuple[Key, Task]]) -> None:
+        """Look at no more tasks of a shape in this turn, unless the first one is always too dear for its budget."""
+        limits = self._allowed.limits
+        if limits.allows(keys) and not limits.could_pay(keys, task) and self._too_dear < TOO_DEAR_LOOKED_AT:
+            self._too_dear += 1
+            self._push(rest, number, keys)
 
     def _open_first(self) -> bool:
         """Open the shapes that may have the first task; return whether there is a task."""

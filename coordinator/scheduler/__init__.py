@@ -9,15 +9,19 @@ if TYPE_CHECKING:
     from coordinator.scheduler.resource_allocator import ResourceAllocator
     from coordinator.scheduler.schedules import ScheduleInfo, Schedules
     from coordinator.scheduler.scheduling_policy import PolicyType, SchedulingPolicy
+    from coordinator.scheduler.task_budgets import TaskBudgets
     from coordinator.scheduler.task_holds import TaskHolds
     from coordinator.scheduler.task_limits import TaskLimits
     from coordinator.scheduler.task_queues import TaskQueues
     from coordinator.scheduler.task_scheduler import TaskInfo, TaskScheduler
     from coordinator.scheduler.task_versions import TaskVersions
     from events.after import After
+    from events.budget import Stop, Unit
     from events.limit import WhenBusy
+    from events.prices import Price
     from events.retry import RetryPolicy
     from events.schedule import Catchup, Overlap, ScheduleStatus
+    from events.spend import Spend
     from events.task import Prefer, TaskStatus, TaskUsage
 
 __all__ = [
@@ -26,6 +30,7 @@ __all__ = [
     "Overlap",
     "PolicyType",
     "Prefer",
+    "Price",
     "ResourceAllocator",
     "RetryPolicy",
     "ScheduleInfo",
@@ -33,6 +38,9 @@ __all__ = [
     "Schedules",
     "SchedulingPolicy",
     "SchedulingStrategy",
+    "Spend",
+    "Stop",
+    "TaskBudgets",
     "TaskHolds",
     "TaskInfo",
     "TaskLimits",
@@ -41,6 +49,7 @@ __all__ = [
     "TaskStatus",
     "TaskUsage",
     "TaskVersions",
+    "Unit",
     "WhenBusy",
 ]
 
@@ -52,6 +61,7 @@ __getattr__ = lazy_exports(
         "Overlap": "events.schedule",
         "PolicyType": "coordinator.scheduler.scheduling_policy",
         "Prefer": "events.task",
+        "Price": "events.prices",
         "ResourceAllocator": "coordinator.scheduler.resource_allocator",
         "RetryPolicy": "events.retry",
         "ScheduleInfo": "coordinator.scheduler.schedules",
@@ -59,6 +69,9 @@ __getattr__ = lazy_exports(
         "Schedules": "coordinator.scheduler.schedules",
         "SchedulingPolicy": "coordinator.scheduler.scheduling_policy",
         "SchedulingStrategy": "coordinator.commands.task",
+        "Spend": "events.spend",
+        "Stop": "events.budget",
+        "TaskBudgets": "coordinator.scheduler.task_budgets",
         "TaskHolds": "coordinator.scheduler.task_holds",
         "TaskInfo": "coordinator.scheduler.task_scheduler",
         "TaskLimits": "coordinator.scheduler.task_limits",
@@ -67,6 +80,7 @@ __getattr__ = lazy_exports(
         "TaskStatus": "events.task",
         "TaskUsage": "events.task",
         "TaskVersions": "coordinator.scheduler.task_versions",
+        "Unit": "events.budget",
         "WhenBusy": "events.limit",
     },
 )

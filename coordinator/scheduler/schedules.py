@@ -14,7 +14,7 @@ from zoneinfo import ZoneInfo
 
 from coordinator.app.facade import Facade
 from coordinator.client.paging import listed
-from coordinator.commands.arguments import member, moment, number, retry_policy, scalars, text, whole
+from coordinator.commands.arguments import member, moment, number, retry_policy, scalars, spending, text, whole
 from coordinator.commands.payloads import payload_of, value_of
 from coordinator.commands.schedule import (
     BackfillSchedule,
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
     from coordinator.commands.schedule import Run
     from events.retry import RetryPolicy
+    from events.spend import Spend
     from events.task import Scalar
     from projections.schedule import Schedule
 
@@ -118,12 +119,13 @@ def _time_limits(start_within: Any, finish_within: Any, heartbeat: Any) -> TimeL
     )
 
 
-def _waiting(queue: Any, fairness_key: Any, retry: Any, attributes: Any) -> dict[str, Any]:
+def _waiting(queue: Any, fairness_key: Any, retry: Any, attributes: Any, spend: Any) -> dict[str, Any]:
     return {
         "queue": text("queue", queue),
         "fairness_key": text("fairness_key", fairness_key),
         "retry": None if retry is None else retry_policy("retry", retry),
         "attributes": {} if attributes is None else scalars("attributes", attributes),
+        "spend": spending("spend", spend),
     }
 
 
@@ -161,6 +163,7 @@ class Schedules(Facade):
         fairness_key: str = "",
         retry: RetryPolicy | None = None,
         attributes: Mapping[str, Scalar] | None = None,
+        spend: Spend | None = None,
     ) -> ScheduleInfo:
         """
         Create a schedule, or change the one of this id, and return it.
@@ -170,9 +173,7 @@ class Schedules(Facade):
         *jitter* seconds later. *catchup* says which missed slots are fired: "none", the "last", or "all", the
         newest up to *catchup_most*; *overlap* what happens to a slot while the task before has not ended: it is left
         out ("skip"), waits ("queue"), or cancels that task ("cancel"). The rest is as in `TaskScheduler.submit_task`.
-
-        Raises:
-            Refused: an argument is invalid, or there are too many schedules.
+        Raises `Refused` if an argument is invalid, or there are too many schedules.
         """
         command = DefineSchedule(
             schedule_id=text("schedule_id", schedule_id),
@@ -186,7 +187,7 @@ class Schedules(Facade):
                 payload=payload_of(payload),
                 program=(await self.opened()).program,
                 time_limits=_time_limits(start_within, finish_within, heartbeat),
-                **_waiting(queue, fairness_key, retry, attributes),
+                **_waiting(queue, fairness_key, retry, attributes, spend),
             ),
             **_timing(cron, every, time_zone, jitter, start, end),
             catchup=member("catchup", catchup, Catchup),

@@ -27,6 +27,7 @@ from coordinator.commands.arguments import (
     number,
     retry_policy,
     scalars,
+    spending,
     text,
     texts,
     wanted,
@@ -68,6 +69,7 @@ if TYPE_CHECKING:
     from coordinator.commands.cluster import ClusterStats
     from coordinator.scheduler.scheduling_policy import SchedulingPolicy
     from events.retry import RetryPolicy
+    from events.spend import Spend, Spent
     from events.task import Payload
     from projections.task import FailedAttempt, Task
 
@@ -142,6 +144,10 @@ class TaskInfo:
     requeued_as: str = ""
     """The task that does this one again; only in a list of dead tasks."""
     attributes: dict[str, Scalar] = field(default_factory=dict)
+    spend: Spend | None = None
+    """The most that one attempt may use."""
+    spent: Spent | None = None
+    """What the attempts that have ended were charged; None for a task that does not say what it may spend."""
     start_retry: InitVar[Callable[[TaskInfo], asyncio.Future[str]] | None] = None
 
     # Decoded on access: a damaged payload must not hide its task, nor the other tasks of a list.
@@ -238,6 +244,8 @@ def task_info(task: Task, start_retry: Callable[[TaskInfo], asyncio.Future[str]]
         pause_reason=task.pause_reason,
         requeued_from=task.requeued_from,
         attributes=dict(task.attributes),
+        spend=task.spend,
+        spent=task.total_spent,
         start_retry=start_retry,
     )
 
@@ -274,6 +282,7 @@ def _work(
     max_retries: Any,
     resources: Any,
     payload: Any,
+    spend: Any,
 ) -> dict[str, Any]:
     return {
         "task_id": text("task_id", new_id("task") if task_id is None else task_id),
@@ -284,6 +293,7 @@ def _work(
         "max_retries": None if max_retries is None else whole("max_retries", max_retries),
         "resources": Resources.parse(resources),
         "payload": payload_of(payload),
+        "spend": spending("spend", spend),
     }
 
 
@@ -403,9 +413,10 @@ class TaskScheduler(Facade):
         worker_filter: str = "",
         prefer: Prefer | str | None = None,
         pin_version: bool = True,
+        spend: Spend | None = None,
     ) -> str:
         """
-        Submit a task to the queue and return its id. When this returns, the task is durable.
+        Submit a task to the queue and return its id. It is durable then; after `Unavailable` it may be, too.
 
         Args:
             task_name: the name of the handler that executes it.
@@ -430,13 +441,13 @@ class TaskScheduler(Facade):
             worker_filter: which workers may run it, such as `labels.zone == "eu" && labels.gpu_memory >= 16`.
             prefer: a filter as that, or `Prefer(…)`: for 5 s it waits for such a worker, if there is one; then for any.
             pin_version: whether it goes on only at workers with the build id of the worker that it began on, if any.
+            spend: the most that one attempt may use, which budgets reserve: `Spend(model="…", input_tokens=8000, …)`.
 
         Raises:
-            Refused: an argument is invalid, the queue does not exist, too many tasks wait, or a limit rejects it.
+            Refused: an argument is invalid, the queue does not exist, or a limit or a budget does not allow it.
             NotFound: a task of *after* does not exist, or ended longer than 10 minutes ago.
-            Unavailable: the coordinator did not answer; the task may have been submitted.
         """
-        what = _work(task_id, task_name, task_type, priority, timeout, max_retries, resources, payload)
+        what = _work(task_id, task_name, task_type, priority, timeout, max_retries, resources, payload, spend)
         where = _where(queue, fairness_key, attributes, worker_filter, prefer, pin_version)
         when = _times(not_before, delay, start_within, finish_within, heartbeat)
         return await self._submit(**what, **where, **when, **_again(idempotency_key, retry, after))
@@ -630,6 +641,7 @@ class TaskScheduler(Facade):
         *,
         lease: str | None = None,
         checkpoint: Any = None,
+        usage: TaskUsage | None = None,
     ) -> None:
         """
         Report the progress of a running task.
@@ -640,6 +652,7 @@ class TaskScheduler(Facade):
             message: a short text for people.
             lease: the lease of the attempt; by default the one that this process claimed.
             checkpoint: any JSON value, or bytes, of at most 16 KiB; the next attempt gets it. None keeps the last one.
+            usage: all the tokens and the money that the attempt has used so far.
 
         Raises:
             StaleLease: the lease is no longer held.
@@ -651,6 +664,7 @@ class TaskScheduler(Facade):
             progress=None if progress is None else number("progress", progress),
             message=text("message", message),
             checkpoint=payload_of(checkpoint, "checkpoint"),
+            usage=_usage(usage),
         )
         await self.execute(command)
 

@@ -23,6 +23,7 @@ from contextlib import nullcontext, suppress
 from typing import TYPE_CHECKING, Any
 
 import structlog
+from msgspec.structs import replace
 
 from coordinator.commands.acting import act_for, acting_for_nobody, ids_of, in_span
 from coordinator.commands.cancel_ladder import CancelStep, ReportCancel
@@ -208,7 +209,7 @@ class Attempts:
     def _step(self, attempt: Attempt, step: CancelStep) -> None:
         if is_aborting(self._tasks):
             return
-        self._tasks.create_task(self._report(self._cancelled(attempt.task, step)), context=self._context.copy())
+        self._tasks.create_task(self._report(self._cancelled(attempt, step)), context=self._context.copy())
 
     def lose(self, leases: Iterable[str]) -> None:
         """
@@ -329,6 +330,8 @@ class Attempts:
         try:
             try:
                 report = await self._outcome(attempt)
+                if (used := attempt.context.usage) is not None and isinstance(report, CompleteTask | FailTask):
+                    report = replace(report, usage=used)
             finally:
                 self._running.discard(attempt)
                 if attempt.left:
@@ -339,6 +342,7 @@ class Attempts:
                 attempt.forcing.cancel()
             self._fill()
             if report is None:
+                self._bill(attempt)
                 return
             if attempt.running is not None and attempt.running.cancelling():
                 await self._take_back(attempt, attempt.running)
@@ -383,14 +387,14 @@ class Attempts:
             if is_aborting(self._tasks):
                 raise
             if attempt.forcing is not None and attempt.exit is None:
-                return self._cancelled(task, CancelStep.ENDED)
+                return self._cancelled(attempt, CancelStep.ENDED)
             # The handler did it: it cancelled itself, raised this error, or a task of its own exited.
             return self._failed(task, attempt.exit or error, retry=True)
         except AttemptCancelled as error:
             if attempt.lost:
                 return None
             if attempt.forcing is not None:
-                return self._cancelled(task, CancelStep.ENDED)
+                return self._cancelled(attempt, CancelStep.ENDED)
             return self._failed(task, attempt.exit or error, retry=True)
         except BaseException as error:  # any exception, even SystemExit, ends only the attempt
             if is_from_signal(error):
@@ -434,8 +438,9 @@ class Attempts:
             result=result,
         )
 
-    def _cancelled(self, task: Task, step: CancelStep) -> ReportCancel:
-        return ReportCancel(task_id=task.task_id, lease=task.lease, step=step)
+    def _cancelled(self, attempt: Attempt, step: CancelStep) -> ReportCancel:
+        task = attempt.task
+        return ReportCancel(task_id=task.task_id, lease=task.lease, step=step, usage=attempt.context.usage)
 
     def _failed(self, task: Task, error: BaseException, *, retry: bool) -> FailTask:
         reported = reported_error(error)
@@ -487,8 +492,20 @@ class Attempts:
                     worker_id=self._worker_id,
                     error=error_text(error),
                     retry=False,
+                    usage=report.usage,
                     error_type=type_name(error),
                 )
+
+    def _bill(self, attempt: Attempt) -> None:
+        """Say what an attempt used whose lease was lost: that is refused, and the budgets are charged all the same."""
+        task, context = attempt.task, attempt.context
+        if context.has_untold_usage and not is_aborting(self._tasks):
+            command = ProgressTask(task_id=task.task_id, lease=task.lease, usage=context.usage)
+            self._tasks.create_task(self._late(command), context=self._context.copy())
+
+    async def _late(self, command: ProgressTask) -> None:
+        with suppress(CoordinationError):
+            await self._door.execute(command, timeout_s=PROGRESS_TIMEOUT_S)
 
     async def _send(self, command: Command[Any]) -> Any:
         with acting_for_nobody():  # as the report of the outcome

@@ -18,16 +18,18 @@ import importlib.util
 import inspect
 import os
 import sys
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, cast
 
-from coordinator.commands.arguments import number, text
+from coordinator.commands.arguments import number, text, whole
 from coordinator.commands.payloads import payload_of, value_of
 from coordinator.commands.task import ExtendTask, ProgressTask
-from coordinator.commands.validation import check_number, check_text
-from events.errors import Refused, shown
+from coordinator.commands.validation import AMOUNT_MAX, check_number, check_text
+from events.errors import Refused, Unavailable, shown
 from events.retry import PAUSE_MAX_S
+from events.task import TaskUsage
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine
@@ -111,8 +113,8 @@ class Context:
     """
 
     __slots__ = (
-        "_loop", "_report", "_saved", "_send", "attempt", "cancel_grace_s", "cancel_reason", "cancelled", "deadline",
-        "lease", "task_id", "task_name", "tenant", "traceparent", "worker_id",
+        "_loop", "_report", "_saved", "_send", "_told", "_used", "attempt", "cancel_grace_s", "cancel_reason",
+        "cancelled", "deadline", "lease", "task_id", "task_name", "tenant", "traceparent", "worker_id",
     )  # fmt: skip
 
     def __init__(
@@ -145,6 +147,8 @@ class Context:
         self._report = report
         self._send = send
         self._saved = saved
+        self._used: TaskUsage | None = None
+        self._told: TaskUsage | None = None
         self._loop = loop
 
     def raise_if_cancelled(self) -> None:
@@ -216,6 +220,74 @@ class Context:
         """Save a checkpoint in a handler that is not async; see `save_checkpoint`. `TimeoutError` without answer."""
         if self._send is not None:
             self._in_loop("save_checkpoint", lambda: self.save_checkpoint(value, fraction, message))
+
+    @property
+    def usage(self) -> TaskUsage | None:
+        """All that the attempt has used so far, as it has said; it is reported with the outcome. None for nothing."""
+        return self._used
+
+    @property
+    def has_untold_usage(self) -> bool:
+        """Whether the coordinator does not know of all that was used."""
+        return self._used != self._told
+
+    async def report_usage(
+        self,
+        *,
+        input_tokens: int = 0,
+        cached_tokens: int = 0,
+        output_tokens: int = 0,
+        reasoning_tokens: int = 0,
+        money_micros: int = 0,
+    ) -> None:
+        """
+        Say what the attempt has used since the last time; budgets are charged for it even if the worker dies.
+
+        It counts from now on, and goes with the outcome if the coordinator does not answer within 5 s.
+
+        Args:
+            input_tokens: tokens that were read, without those from a cache.
+            cached_tokens: tokens that were read from a cache.
+            output_tokens: tokens that were written, without those of reasoning.
+            reasoning_tokens: tokens that were written as reasoning.
+            money_micros: money besides what the tokens cost by the price table, in micro-units.
+
+        Raises:
+            Refused: an amount is not a whole number from 0 on.
+            StaleLease: the lease was lost.
+        """
+        self.add_usage(
+            TaskUsage(
+                input_tokens=input_tokens,
+                cached_tokens=cached_tokens,
+                output_tokens=output_tokens,
+                reasoning_tokens=reasoning_tokens,
+                money_micros=money_micros,
+            )
+        )
+        if self._send is not None:
+            with suppress(Unavailable):
+                told = self._used
+                await self._send(ProgressTask(task_id=self.task_id, lease=self.lease, usage=told))
+                self._told = told
+
+    def add_usage(self, usage: TaskUsage) -> None:
+        """
+        Add to what the attempt has used, and report it only with the outcome, or with the next `report_usage`.
+
+        Raises:
+            Refused: an amount is not a whole number from 0 on.
+        """
+        for name in usage.__struct_fields__:
+            check_number(name, whole(name, getattr(usage, name)), 0, AMOUNT_MAX)
+        self._used = usage if self._used is None else self._used + usage
+
+    def report_usage_from_thread(self, **used: int) -> None:
+        """Say what was used in a handler that is not async; see `report_usage`. `TimeoutError` without answer."""
+        if self._send is None or self._loop is None:
+            self.add_usage(TaskUsage(**used))
+        else:
+            self._in_loop("report_usage", lambda: self.report_usage(**used))
 
     async def extend(self, by_s: float) -> float | None:
         """

@@ -153,6 +153,48 @@ def test_what_is_wrong_with_a_task_is_told() -> None:
     assert bad(5, "task", "get", HOSTILE).strip().isprintable()
 
 
+def test_budgets_are_defined_shown_and_corrected() -> None:
+    """In tokens and in money, which is a decimal number; what a task may spend, and what it cannot."""
+    good("prices", "set", "v1", "--price", "m=2.50,10,0.25", "--reason", "new")
+    good("prices", "set", "v2", "--add", "--price", "x:y=1,2")
+    shown = [one.split() for one in good("prices", "get").splitlines()[-2:]]
+    assert shown == [["m", "2.50", "10.00", "0.25"], ["x:y", "1.00", "2.00"]]
+    of_team = ("--by", "attributes.team", "--window", "none", "--reason", "trial")
+    good("budget", "define", "t", "--tokens", "5000", *of_team)
+    floor = ("--floor", "0.01", "--floor-for", "priority > 5")
+    good("budget", "define", "m", "--money", "0.05", "--where", 'task_name == "dear"', *floor, "--stop", "kill")
+    spends = ("--model", "m", "--input-tokens", "3000", "--output-tokens", "500")
+    made = good("task", "submit", "think", *spends, "--attribute", "team=acme", "--json")
+    task_id = json.loads(made)["task_id"]
+    assert "may spend   3,000 tokens in, 500 out of m" in good("task", "get", task_id).replace("       ", "   ")
+    dear = call("task", "submit", "dear", *spends, "--money", "0.03")
+    assert (dear.code, "over_budget" in dear.err or "may spend only 40000" in dear.err) == (5, True), dear
+    good("budget", "correct", "t", "--key", "acme", "--tokens", "2000", "--reason", "late bill")
+    told = " ".join(good("task", "explain", task_id).split())
+    assert "of the budget t of 'acme' only 3,000 tokens are left" in told, told
+    assert good("budget", "get", "t").splitlines()[-1].split() == [
+        "acme",
+        "2,000",
+        "0",
+        "3,000",
+        "0",
+        "2,000",
+        "0",
+        "1",
+    ]
+    assert [line.split()[0] for line in good("budget", "list").splitlines()[1:]] == ["m", "t"]
+    assert "0.01 for priority > 5" in good("budget", "get", "m")
+    wrong = (
+        "define b", "define b --tokens 1 --money 1", "define b --money 1 --floor x", "define b --tokens 1 --floor x",
+        "define b --money 0.0000001", "define b --money nan", "correct t", "correct t --money 1",
+    )  # fmt: skip
+    for line in (*(f"budget {one}" for one in wrong), "prices set v3 --price m=1", "prices set v3 --price m=1,x"):
+        assert call(*line.split()).code == 2, line
+    good("task", "cancel", task_id)
+    good("budget", "remove", "t")
+    good("budget", "remove", "m")
+
+
 def test_waiting_for_a_task_that_nobody_runs_times_out() -> None:
     """A wait that times out exits with 6, on time, and prints the task's status."""
     began = time.monotonic()

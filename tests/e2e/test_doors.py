@@ -20,6 +20,7 @@ from structlog.testing import capture_logs
 from coordinator.bus.connection import Bus
 from coordinator.client.client import Client
 from coordinator.commands import COMMANDS
+from coordinator.commands.budget import DefineBudget
 from coordinator.commands.cluster import GetStats
 from coordinator.commands.command import Command
 from coordinator.commands.node import RegisterNode
@@ -202,7 +203,9 @@ def id_fields() -> list[tuple[type[Command], str]]:
 def filled(command: type[Command], **values: Any) -> dict[str, Any]:
     """Return valid data for a command in all required fields except *values*."""
     required = {field.name: _VALUES.get(field.type, {}) for field in msgspec.structs.fields(command) if field.required}
-    others = {"step": "told", "task": {"task_name": "n"}}
+    others: dict[str, Any] = {"step": "told", "task": {"task_name": "n"}}
+    if command is DefineBudget:
+        others["terms"] = {"cap": 1}
     return {**{name: others.get(name, value) for name, value in required.items()}, **values}
 
 

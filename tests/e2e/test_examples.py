@@ -25,7 +25,7 @@ ROOT = Path(__file__).resolve().parents[2]
 GUIDE = ROOT / "docs/guide"
 EMBEDDED_PAGES = [
     ROOT / "README.md",
-    *(GUIDE / f"{name}.md" for name in ("containers", "embedding", "registry", "scheduler")),
+    *(GUIDE / f"{name}.md" for name in ("budgets", "containers", "embedding", "registry", "scheduler")),
 ]
 CLUSTER_PAGES = [
     ROOT / "README.md",

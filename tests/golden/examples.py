@@ -19,6 +19,7 @@ from msgspec import Raw
 from events import codec
 from events.after import After, AfterJoin, AfterOn, Otherwise
 from events.base import Position
+from events.budget import BudgetCorrected, BudgetDefined, BudgetRemoved, BudgetTerms, Stop, Unit
 from events.cancel_ladder import Escalation, TaskCancelAsked, TaskCancelForced, TaskCancelTold
 from events.container import (
     ContainerCreated,
@@ -60,6 +61,7 @@ from events.node import (
     NodeUncordoned,
 )
 from events.pool import PoolAllocated, PoolDefined, PoolReleased
+from events.prices import Price, PricesSet
 from events.queue import (
     FairShare,
     Policy,
@@ -96,6 +98,7 @@ from events.service import (
     ServiceStatus,
 )
 from events.session import SessionBound, SessionClosed
+from events.spend import Reservation, Spend, Spent
 from events.task import (
     Debounce,
     Occurrence,
@@ -125,6 +128,9 @@ if TYPE_CHECKING:
 _MUCH = Resources(cpu_millis=1500, memory_bytes=2 * 1024**3, gpus=1)
 _NAMED = Resources(cpu_millis=500, named={"licences": 2})
 _USAGE = TaskUsage(input_tokens=900, cached_tokens=400, output_tokens=120, reasoning_tokens=60, money_micros=1850)
+_SPENT = Spent(tokens=1480, money_micros=4520)
+_PRICE = Price(input_micros=1_250_000, output_micros=10_000_000, cached_micros=125_000, reasoning_micros=9_000_000)
+_SPENDS = Spend(model="gpt-5", input_tokens=8000, output_tokens=2000, money_micros=5000)
 _INLINE = Payload(encoding="json", digest=sha256(b"x").hexdigest(), data='{"größe":[1,2.5,null]}', ref="obj_1")
 _RETRY = RetryPolicy(
     backoff="linear",
@@ -378,8 +384,27 @@ EXAMPLES: dict[str, Event] = {
     "task.started.v1": TaskStarted(
         task_id="task_1", worker_id="wrk_1", claim_id="claim_1", attempt=2, lease="claim_1.2"
     ),
+    "task.submitted.v3.70": TaskSubmitted(
+        task_id="task_1",
+        task_name="summarize",
+        spend=_SPENDS,
+    ),
+    "task.report_refused.v2": TaskReportRefused(
+        task_id="task_1", lease="claim_1.2", outcome="completed", worker_id="wrk_1", usage=_USAGE, spent=_SPENT
+    ),
     "task.started.v2": TaskStarted(
         task_id="task_1", worker_id="wrk_1", claim_id="claim_1", attempt=2, lease="claim_1.2", build_id="b1"
+    ),
+    "task.started.v2.70": TaskStarted(
+        task_id="task_1",
+        worker_id="wrk_1",
+        claim_id="claim_1",
+        attempt=2,
+        lease="claim_1.2",
+        reserved=Reservation(tokens=10_000, money_micros=35_000, prices="2026-11", price=_PRICE),
+    ),
+    "task.progressed.v2.60": TaskProgressed(
+        task_id="task_1", lease="claim_1.2", progress=0.5, usage=_USAGE, spent=_SPENT
     ),
     "task.progressed.v1": TaskProgressed(task_id="task_1", lease="claim_1.2", progress=0.5, message="half of it"),
     "task.progressed.v2": TaskProgressed(
@@ -388,6 +413,26 @@ EXAMPLES: dict[str, Event] = {
     "task.completed.v1": TaskCompleted(task_id="task_1", lease="claim_1.2", execution_time_s=1.5, result=_INLINE),
     "task.completed.v2": TaskCompleted(
         task_id="task_1", lease="claim_1.2", execution_time_s=1.5, result=_INLINE, usage=_USAGE
+    ),
+    "task.completed.v2.60": TaskCompleted(task_id="task_1", lease="claim_1.2", usage=_USAGE, spent=_SPENT),
+    "task.attempt_failed.v3.60": TaskAttemptFailed(
+        task_id="task_1",
+        lease="claim_1.2",
+        error="TooMany: 429",
+        reason="failed",
+        retry_at=1_795_455_300.5,
+        attempt=2,
+        usage=_USAGE,
+        spent=_SPENT,
+    ),
+    "task.failed.v2.60": TaskFailed(
+        task_id="task_1", lease="claim_1.2", error="no", reason="failed", attempt=2, usage=_USAGE, spent=_SPENT
+    ),
+    "task.cancelled.v2": TaskCancelled(
+        task_id="task_1", reason="too dear", how="ended", lease="claim_1.2", usage=_USAGE, spent=_SPENT
+    ),
+    "task.timed_out.v2.60": TaskTimedOut(
+        task_id="task_1", lease="claim_1.2", ran_for_s=12.5, limit_s=12.0, attempt=2, usage=_USAGE, spent=_SPENT
     ),
     "task.attempt_failed.v1": TaskAttemptFailed(
         task_id="task_1",
@@ -506,6 +551,7 @@ EXAMPLES: dict[str, Event] = {
         limit_s=30.0,
         worker_ended=True,
         usage=_USAGE,
+        spent=_SPENT,
     ),
     "task.resumed.v1.60": TaskResumed(task_id="task_1", reason="the other build is gone", move_to="b2"),
     "task.resumed.v1": TaskResumed(task_id="task_1", reason="it is open again", payload=_INLINE, more_retries=2),
@@ -542,6 +588,7 @@ EXAMPLES: dict[str, Event] = {
             payload=_INLINE,
             program="report-0f3c9a1b2d4e",
             time_limits=TimeLimits(start_within_s=60.5, finish_within_s=600.5, heartbeat_s=15.5),
+            spend=_SPENDS,
             queue="reports",
             fairness_key="customer-7",
             retry=_RETRY,
@@ -680,6 +727,25 @@ EXAMPLES: dict[str, Event] = {
     "hold.lifted.v1": HoldLifted(hold_id="acme", reason="they are ready"),
     "hold.expired.v1": HoldExpired(hold_id="acme"),
     # limits
+    "budget.defined.v1": BudgetDefined(
+        budget_id="team",
+        terms=BudgetTerms(
+            cap=1_000_000,
+            unit=Unit.MONEY,
+            by="tenant",
+            where='queue == "reports"',
+            window="5h",
+            floor=200_000,
+            floor_for="priority >= 8",
+            stop=Stop.KILL,
+        ),
+        reason="trial",
+    ),
+    "budget.corrected.v1": BudgetCorrected(
+        budget_id="team", key="acme", window=1_795_910_400, amount=-1200, of_floor=True, reason="late bill"
+    ),
+    "budget.removed.v1": BudgetRemoved(budget_id="team", reason="not needed any more"),
+    "prices.set.v1": PricesSet(version="2026-11", models={"gpt-5": _PRICE}, reason="new prices"),
     "limit.defined.v1": LimitDefined(
         limit_id="per_customer",
         terms=Terms(

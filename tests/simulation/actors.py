@@ -66,6 +66,7 @@ from events.task import Scalar, TaskStatus
 from events.time_limits import TimeLimits
 from tests.simulation.broker import LATE_S
 from tests.simulation.fit import LABELS, LICENCES, filter_of, needs_of, prefer_of
+from tests.simulation.kept_budgets import drawn_usage, spend_of
 from tests.simulation.kept_versions import BUILDS
 from tests.simulation.promises import Promise
 from tests.simulation.task_rules import SECRET
@@ -169,7 +170,7 @@ class Actor:
             try:
                 return await self.ask(command)
             except Refused as error:
-                if error.reason not in ("quota", "queue_full", "unknown_queue"):
+                if error.reason not in ("quota", "queue_full", "unknown_queue", "over_budget", "no_price"):
                     raise
                 self.sim.dice.fired["over_quota"] += 1
                 await self.sleep(0.5, 2.0)
@@ -228,6 +229,7 @@ class Submitter(Actor):
             resources=needs_of(number) if self.sim.plan.has_labels else NONE,
             prefer=prefer_of(number, self.name) if self.sim.plan.has_labels else None,
             pin_version=not (self.sim.plan.has_versions and number % 6 == 5),
+            spend=spend_of(number) if self.sim.plan.has_budgets else None,
         )
         try:
             first = await self._until_known(command)
@@ -455,7 +457,8 @@ class Worker(Actor):
         try:
             drawn = self.random.random()
             if drawn < 0.1:
-                await self.ask(ProgressTask(task_id=task.task_id, lease=task.lease, progress=0.5))
+                used = drawn_usage(self.random, task)
+                await self.ask(ProgressTask(task_id=task.task_id, lease=task.lease, progress=0.5, usage=used))
             elif drawn < 0.2:
                 await self.ask(ExtendTask(task_id=task.task_id, lease=task.lease, by_s=1.0))
             if drawn > 0.95:
@@ -469,10 +472,12 @@ class Worker(Actor):
                         worker_id=self.name,
                         error_type="drawn.Never" if drawn > 0.93 else "drawn.Often",
                         retry_after_s=1.5 if drawn < 0.85 else None,
+                        usage=drawn_usage(self.random, task),
                     )
                 )
             else:
-                await self._twice(CompleteTask(task_id=task.task_id, lease=task.lease, worker_id=self.name))
+                used = drawn_usage(self.random, task)
+                await self._twice(CompleteTask(task_id=task.task_id, lease=task.lease, worker_id=self.name, usage=used))
         except StaleLease:
             self.sim.dice.fired["stale_refused"] += 1
         except (Refused, NotFound):
@@ -489,7 +494,8 @@ class Worker(Actor):
             steps[1:1] = [self.random.choice((CancelStep.RAISED, CancelStep.LEFT_BEHIND))]
         try:
             for step in steps:
-                await self.ask(ReportCancel(task_id=task.task_id, lease=task.lease, step=step))
+                used = drawn_usage(self.random, task) if step is CancelStep.ENDED else None
+                await self.ask(ReportCancel(task_id=task.task_id, lease=task.lease, step=step, usage=used))
                 self.sim.dice.fired["cancel_steps"] += 1
                 if drawn > 0.6:
                     await asyncio.sleep(self.random.uniform(0.0, grace_s))

@@ -75,6 +75,7 @@ from tests.simulation.actors import NAMESPACE, POOL, SLOTS
 from tests.simulation.cluster import MEMORY_BYTES, MOST_PENDING, MOST_SHARES
 from tests.simulation.fit import Fit
 from tests.simulation.holder import FILTERS
+from tests.simulation.kept_budgets import KeptBudgets
 from tests.simulation.kept_limits import KeptLimits
 from tests.simulation.kept_versions import KeptVersions
 from tests.simulation.kept_waits import KeptWaits
@@ -137,6 +138,8 @@ def check(sim: Sim) -> Counter[str]:
             waits.take(envelope.data, seconds_of(envelope.time))
         if wrong := waits.wrong(replayed):
             _broken(Promise.WAITED, wrong)
+        if wrong := history.budgets.differences(replayed):
+            _broken(Promise.BUDGET, f"after commit {record.sequence}, {wrong}")
         if record.sequence == len(journal) // 2:
             snapshots[record.sequence] = replayed.snapshot()
         for role, digest in sim.worlds.get((record.sequence, replayed.chain), {}).items():
@@ -282,6 +285,7 @@ class History:
         self.lost: Counter[str] = Counter()
         self._retries = Retries()
         self._limits = KeptLimits()
+        self.budgets = KeptBudgets()
         self._fit = Fit()
         self._versions = KeptVersions()
         self._leader = ""
@@ -295,6 +299,8 @@ class History:
         self.kinds[envelope.type] += 1
         self._position = str(envelope.id)
         event = envelope.data
+        if wrong := self.budgets.take(event, time, envelope.tenant, envelope.actor):
+            _broken(Promise.BUDGET, wrong)
         if envelope.commandid:
             key = (envelope.actor, envelope.commandid)
             before, at = self._commands.setdefault(key, (sequence, time))

@@ -62,6 +62,7 @@ from tests.simulation.loop import PROCESS, Process, SeededLoop
 from tests.simulation.operator import Limiter, Operator, Releaser
 from tests.simulation.promises import Promise, Violation
 from tests.simulation.task_rules import rules_of
+from tests.simulation.treasurer import Treasurer
 from tests.simulation.watch import Machine, Watch
 
 if TYPE_CHECKING:
@@ -298,6 +299,8 @@ class Sim:
             users["limiter0"] = self._act(Limiter)
         if plan.has_versions:
             users["releaser0"] = self._act(Releaser)
+        if plan.has_budgets:
+            users["treasurer0"] = self._act(Treasurer)
         users["scheduleuser0"] = self._act(actors.ScheduleUser)
         for number in range(plan.containers):
             users[f"containeruser{number}"] = self._act(actors.ContainerUser)

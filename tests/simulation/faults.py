@@ -113,6 +113,8 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     """Whether an operator holds tasks that meet a filter."""
     has_limits: bool = False
     """Whether an operator changes limits."""
+    has_budgets: bool = False
+    """Whether tasks say what they may spend, and somebody changes budgets and prices."""
     has_labels: bool = False
     """Whether tasks ask for certain workers, and for amounts with names."""
     has_versions: bool = False
@@ -165,6 +167,7 @@ def plan_of(seed: int) -> Plan:
         has_queues=seed % 3 == 1,
         has_holds=seed % 7 == 6,
         has_limits=seed % 3 == 2,
+        has_budgets=seed % 9 == 8 or seed % 11 == 8,
         has_labels=seed % 7 == 6,
         has_versions=seed % 5 == 4,
         has_access=random.random() < 0.25,

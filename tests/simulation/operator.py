@@ -25,7 +25,7 @@ VERSIONS = ("b1", "b2")
 BUSY = (WhenBusy.QUEUE, WhenBusy.QUEUE, WhenBusy.REPLACE_WAITING, WhenBusy.CANCEL_RUNNING)
 
 
-class _Changing(Actor):
+class Changing(Actor):
     """Sends commands, of which some are refused."""
 
     async def _try(self, command: Command) -> None:
@@ -36,7 +36,7 @@ class _Changing(Actor):
         self.sim.dice.fired[command.NAME] += 1
 
 
-class Limiter(_Changing):
+class Limiter(Changing):
     """Changes limits while faults strike; afterwards there are none."""
 
     async def run(self) -> None:
@@ -68,7 +68,7 @@ class Limiter(_Changing):
         )
 
 
-class Releaser(_Changing):
+class Releaser(Changing):
     """Ramps versions up, rolls them back and retires them; afterwards no queue has a route, and none is retired."""
 
     async def run(self) -> None:
@@ -95,7 +95,7 @@ class Releaser(_Changing):
         return RouteQueue(queue_id=queue_id, route=route, without_workers=True)
 
 
-class Operator(_Changing):
+class Operator(Changing):
     """Changes queues and policies while faults strike; afterwards every queue is open."""
 
     async def run(self) -> None:

@@ -39,9 +39,12 @@ from events.resources import Resources
 from events.task import TaskAttemptFailed, TaskStatus
 from projections import blockage, container, version, waits, worker_filters, world
 from projections import task as projected
+from projections.budget import span_at, window_s
 from projections.considered import Considered
+from projections.funds import Funds
 from projections.hold import OnHold
 from projections.indexes import Indexes
+from projections.keyed import Keyed
 from projections.store.memory import MemoryStore
 from projections.store.port import state_rows
 from projections.world import World
@@ -55,6 +58,7 @@ if TYPE_CHECKING:
     from events.base import Envelope, Position
     from events.queue import Route
     from events.task import TaskSubmitted
+    from projections.budget import Span
     from projections.stamp import Stamp
     from projections.store.port import Batch
     from projections.task import Task
@@ -579,6 +583,54 @@ def dependants_forgotten() -> Iterator[None]:
         yield
 
 
+@contextmanager
+def refund_forgotten() -> Iterator[None]:
+    """What was reserved for an attempt is kept for ever if it fails."""
+    original = Keyed.leave
+
+    def leave(self: Keyed, before: Task, after: Task) -> None:
+        if after.status is not TaskStatus.PENDING:
+            original(self, before, after)
+            return
+        with mock.patch.object(Funds, "release"):
+            original(self, before, after)
+
+    with mock.patch.object(Keyed, "leave", leave):
+        yield
+
+
+@contextmanager
+def reserved_twice() -> Iterator[None]:
+    """What a retry may spend is reserved twice."""
+    original = Funds.hold
+
+    def hold(self: Funds, key: str, task: Task) -> None:
+        original(self, key, task)
+        if task.attempt > 1:
+            original(self, key, task)
+
+    with mock.patch.object(Funds, "hold", hold):
+        yield
+
+
+@contextmanager
+def cap_of_last_window() -> Iterator[None]:
+    """What is left is what was left of the window before."""
+
+    def span(self: Funds, window: str) -> Span:
+        return span_at(window, max(0.0, self.now - window_s(window)))
+
+    with mock.patch.object(Funds, "span", span):
+        yield
+
+
+@contextmanager
+def reservation_of_the_turn_before() -> Iterator[None]:
+    """What a turn reserves for claims is not counted before the next one."""
+    with mock.patch.object(sources._Limits, "_note_spend"):
+        yield
+
+
 PLANTED: dict[str, Callable[[], AbstractContextManager[None]]] = {
     bug.__name__: bug
     for bug in (
@@ -629,6 +681,10 @@ PLANTED: dict[str, Callable[[], AbstractContextManager[None]]] = {
         retired_is_served,
         rules_of_schedules_unread,
         any_rule_permits_all,
+        refund_forgotten,
+        reserved_twice,
+        cap_of_last_window,
+        reservation_of_the_turn_before,
     )
 }
 """Every bug by its name."""
@@ -636,6 +692,7 @@ PLANTED: dict[str, Callable[[], AbstractContextManager[None]]] = {
 FOUND_FROM = {
     "answer_before_commit": 7,
     "capacity_freed_twice": 130,
+    "cap_of_last_window": 8,
     "delay_forgotten": 4,
     "eviction_by_wall_clock": 84,
     "filter_of_the_first": 20,
@@ -656,10 +713,13 @@ FOUND_FROM = {
     "position_outside_transaction": 16,
     "preference_ignored": 6,
     "reason_forgotten": 9,
+    "refund_forgotten": 19,
     "repeat_re_decided": 25,
     "retired_is_served": 9,
     "rules_of_schedules_unread": 1,
     "share_of_the_others": 9,
+    "reservation_of_the_turn_before": 134,
+    "reserved_twice": 30,
     "shares_forgotten": 4,
     "spared_forgotten": 75,
     "starts_forgotten": 14,

@@ -42,6 +42,7 @@ class Promise(Enum):
     PAUSED = "no task of a paused queue starts"
     HOLD = "no task that meets a hold in force starts, and a hold ends no sooner than it should"
     LIMIT = "no key of a limit has more than it may have"
+    BUDGET = "no attempt begins that a budget cannot pay, and its sums are those of the events"
     AFTER = "a task begins when what it waits for has come about, not before, and it waits no longer"
     WAITED = "what a task waited for is what the events say, all of it"
     CANCELLED = "a task that was asked to end has ended 1 s after its grace"

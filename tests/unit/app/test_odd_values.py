@@ -27,6 +27,7 @@ from coordinator.scheduler import (
     Schedules,
     SchedulingPolicy,
     SchedulingStrategy,
+    TaskBudgets,
     TaskHolds,
     TaskLimits,
     TaskQueues,
@@ -114,6 +115,11 @@ async def a_hold(here: Here) -> Valid:
     return {"hold_id": await TaskHolds(here.app).place_hold("false", hold_id="h")}
 
 
+async def a_budget(here: Here) -> Valid:
+    await TaskBudgets(here.app).define_budget("b", 1)
+    return {"budget": "b"}
+
+
 async def a_limit(here: Here) -> Valid:
     await TaskLimits(here.app).define_limit("l", running=1)
     return {"limit": "l"}
@@ -186,6 +192,10 @@ LIMITED = {
     ),
     **dict.fromkeys(("when_busy", "parent", "retries_only"), ""),
 }
+BUDGETED = {
+    "budget": "budget_id",
+    **dict.fromkeys(("cap", "unit", "by", "where", "window", "floor", "floor_for", "stop"), ""),
+}
 PAST = datetime(2026, 1, 1, tzinfo=UTC)
 DEFINED = {
     **dict.fromkeys(("task_name", "task_type", "priority", "timeout", "max_retries", "payload", "resources"), ""),
@@ -214,6 +224,13 @@ METHODS: dict[type[Any], dict[str, Method]] = {
         "place_hold": Method({"where": "false"}, fields={"expires_in": ""}),
         "lift_hold": Method({}, a_hold),
         "get_hold": Method({}, a_hold),
+    },
+    TaskBudgets: {
+        "define_budget": Method({"budget": "b", "cap": 1}, fields=BUDGETED),
+        "correct_budget": Method({"amount": 1}, a_budget, {"budget": "budget_id", "at": ""}),
+        "remove_budget": Method({}, a_budget, {"budget": ""}),
+        "get_budget": Method({}, a_budget),
+        "set_prices": Method({"version": "v1", "models": {}}),
     },
     TaskLimits: {
         "define_limit": Method({"limit": "l", "running": 1}, fields=LIMITED),

@@ -69,6 +69,7 @@ def test_orders_that_make_nothing_with_an_id_are_remembered() -> None:
         "ReleasePool",
         "HoldTasks",
         "LiftHold",
+        "CorrectBudget",
     }
 
 

@@ -34,6 +34,12 @@ IMPOSSIBLE = {
     ("read.dead_letter", "bad_kind"): "as above",
     ("read.dead_letter", "bad_number"): "its limits are constants",
     ("task.explain", "bad_filter"): "the filter was accepted with the task",
+    **{
+        (f"task.{verb}", code): "the filters and the window were accepted with the budget"
+        for verb in ("complete", "fail", "progress")
+        for code in ("bad_filter", "bad_budget")
+    },
+    ("budget.correct", "bad_budget"): "its window was accepted with the budget",
     ("schedule.define", "unknown_predecessor"): "its tasks stick to no others",
     ("schedule.define", "bad_priority"): "the priority of a schedule's tasks is a number",
     ("schedule.define", "bad_after"): "its tasks wait for no others",

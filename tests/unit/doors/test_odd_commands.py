@@ -77,10 +77,13 @@ def valid_of(name: str) -> dict[str, Any]:
 
 
 ALSO: dict[str, dict[str, Any]] = {
+    "correct_budget": {"amount": 1},
+    "define_budget": {"terms": {"cap": 1}},
     "define_limit": {"terms": {"running": 1}},
     "define_schedule": {"every_s": 60},
     "find_tasks": {"where": "true"},
     "hold_tasks": {"where": "true"},
+    "set_prices": {"models": {}},
 }
 """Fields that a command needs, or that have a form of their own."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Mapping
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -134,10 +135,10 @@ def test_an_unknown_event_needs_no_data() -> None:
 
 def test_a_newer_version_is_kept_as_unknown() -> None:
     """A version of a later release must not be read as if it were ours."""
-    newer = altered(lambda whole: whole.update(dataversion=2))
+    newer = altered(lambda whole: whole.update(dataversion=3))
     kept = decode_one(newer)
     assert kept.data == UnknownEvent(type="task.cancelled", about="task_1", raw=newer)
-    assert kept.dataversion == 2
+    assert kept.dataversion == 3
     assert codec.encode(kept) == newer
 
 
@@ -148,9 +149,10 @@ def test_a_newer_version_that_no_longer_fits_is_kept_as_unknown_too() -> None:
 
 
 class TaskCancelledNext(TaskCancelled, frozen=True, kw_only=True, gc=False, omit_defaults=True):
-    """What `task.cancelled` might be two versions later."""
+    """What `task.cancelled` might be with another shape than before."""
 
     VERSION = 3
+    SINCE: ClassVar[Mapping[str, int]] = {}
 
     severity: int = 0
 

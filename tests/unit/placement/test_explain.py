@@ -10,18 +10,22 @@ import pytest
 from coordinator.commands.explain import Blocker, Explanation, Tier
 from coordinator.deciders.rules import DecisionContext, Rules
 from coordinator.deciders.signs import Signs
+from coordinator.placement.budget_reasons import amount
 from coordinator.placement.explain import MOST_WORKERS_SHOWN, explain, plan
 from coordinator.placement.matching import schedule
 from events.after import After, AfterJoin, AfterOn, Otherwise
+from events.budget import BudgetDefined, BudgetTerms, Unit
 from events.errors import NotFound, Refused
 from events.hold import HoldPlaced
 from events.limit import LimitDefined, Terms, WhenBusy
+from events.prices import Price, PricesSet
 from events.queue import DEFAULT, Policy, QueueDefined, QueuePaused, QueuePolicySet
+from events.spend import Reservation, Spend, Spent
 from events.task import Debounce, TaskCancelled, TaskStatus
 from events.task_pause import TaskPaused
 from events.worker import WorkerDraining, WorkerLeft
 from projections.world import World
-from tests.specification import BEGIN, fold, given
+from tests.specification import BEGIN, fold, given, said
 from tests.unit.deciders.facts import (
     attempt_failed,
     completed,
@@ -78,6 +82,71 @@ def test_limits_are_named_with_the_tasks_that_run() -> None:
     assert told(*rests).reasons[0].text == "'l:' may have no start for 60.0 s, by the limit l"
     assert codes(told(*rests))[0] == ("key_rests", Tier.ITSELF)
     assert ("key_full", Tier.ITSELF) not in codes(told(limit(running=2), worker(), submitted("a"), submitted()))
+
+
+def spending(task_id: str = "t", tokens: int = 60, **others: Any) -> Event:
+    return submitted(task_id, spend=Spend(model="m", input_tokens=tokens), **others)
+
+
+def budget(**terms: Any) -> BudgetDefined:
+    return BudgetDefined(budget_id="b", terms=BudgetTerms(**{"cap": 100, **terms}))
+
+
+def test_a_budget_with_too_little_is_named_with_what_is_reserved_and_until_when() -> None:
+    """By whom, at most ten of them, and the smallest cap that would let it begin."""
+    ran: tuple[Any, ...] = (
+        budget(by="attributes.a"),
+        worker(),
+        *(spending(one, attributes={"a": "x"}) for one in "at"),
+    )
+    ran += (started("a", reserved=Reservation(tokens=60)), said(completed("a", spent=Spent(tokens=50)), at=BEGIN + 9.0))
+    found = told(*ran, spending("c", 40, attributes={"a": "x"}), started("c", reserved=Reservation(tokens=40)))
+    assert codes(found)[0] == ("budget", Tier.ITSELF)
+    assert found.reasons[0].text == (
+        "an attempt may spend 60 tokens, and of the budget b of 'x' only 10 tokens are left until "
+        "1970-01-02T00:00:00Z: of 100 tokens, 50 tokens are spent and 40 tokens reserved for what runs"
+    )
+    assert found.reasons[0].blockers == [Blocker(kind="task", id="c", for_s=0.0)]
+    assert found.reasons[0].change == "coordinator budget define b, with --cap 150"
+    assert "budget" not in dict(codes(told(budget(), worker(), spending())))
+    assert "budget" not in dict(codes(told(budget(cap=1), worker(), submitted())))
+
+
+def test_a_budget_without_end_clears_by_itself_only_if_what_runs_may_spend_less() -> None:
+    """Else somebody has to give it more; what its floor keeps is told."""
+    running = (worker(), spending("a"), spending(), started("a", reserved=Reservation(tokens=60)))
+    assert codes(told(budget(window="none"), *running))[0] == ("budget", Tier.ITSELF)
+    spent = completed("a", spent=Spent(tokens=60))
+    assert codes(told(budget(window="none"), *running, spent))[0] == ("budget", Tier.OPERATOR)
+    floor = budget(window="none", floor=30, floor_for="priority > 5")
+    assert ": of 100 tokens, 30 tokens of it for tasks of its floor, 60" in told(floor, *running, spent).reasons[0].text
+
+
+def test_what_no_cap_of_today_allows_and_what_has_no_price_needs_an_operator() -> None:
+    """The cap was lowered, or the price was removed, after the task was submitted."""
+    dear = told(worker(), spending(), budget(cap=59))
+    assert codes(dear)[0] == ("over_budget", Tier.OPERATOR)
+    assert dear.reasons[0].text == "an attempt may spend 60 tokens, and the budget b never has more than 59 tokens"
+    assert dear.reasons[0].change == "coordinator budget define b, with --cap 60"
+    floor = told(worker(), spending(), budget(cap=60, floor=5, floor_for="priority > 5"))
+    assert floor.reasons[0].change == "coordinator budget define b, with --cap 65"
+    money = told(worker(), spending(), budget(unit=Unit.MONEY))
+    assert codes(money)[0] == ("no_price", Tier.OPERATOR)
+    assert "no price table, as none is set, has no price for the model 'm'" in money.reasons[0].text
+    prices = PricesSet(version="v1", models={"m": Price(input_micros=2_000_000, output_micros=0)})
+    empty = told(worker(), spending(), budget(unit=Unit.MONEY), PricesSet(version="v0"))
+    assert "the price table v0 has no price" in empty.reasons[0].text
+    priced = told(worker(), spending(), budget(unit=Unit.MONEY), prices)
+    assert "may spend 0.00012 of money, and the budget b never has more than 0.0001 of money" in priced.reasons[0].text
+
+
+@pytest.mark.parametrize(
+    ("given_", "unit", "text"),
+    [(1200, Unit.TOKENS, "1,200 tokens"), (2_500_000, Unit.MONEY, "2.50 of money"), (0, Unit.MONEY, "0.00 of money")],
+)
+def test_amounts_are_told_in_words(given_: int, unit: Unit, text: str) -> None:
+    """Money as a decimal number."""
+    assert amount(given_, unit) == text
 
 
 def test_a_start_that_lies_ahead_is_told() -> None:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from msgspec import Raw
 
 from events.after import After
+from events.budget import BudgetCorrected, BudgetDefined, BudgetRemoved, BudgetTerms, Stop, Unit
 from events.cancel_ladder import Escalation, TaskCancelAsked, TaskCancelForced, TaskCancelTold
 from events.container import (
     ContainerCreated,
@@ -45,6 +46,7 @@ from events.inbox import InboxGap, InboxRead, InboxRecorded, InboxRefused
 from events.limit import LimitDefined, LimitDeleted, Terms
 from events.node import NodeCordoned, NodeLost, NodeRegistered, NodeRemoved, NodeReturned, NodeUncordoned
 from events.pool import PoolAllocated, PoolDefined, PoolReleased
+from events.prices import Price, PricesSet
 from events.queue import (
     DEFAULT,
     FairShare,
@@ -75,6 +77,7 @@ from events.schedule import (
 )
 from events.service import ServiceDeregistered, ServiceHealthChanged, ServiceRegistered, ServiceStatus
 from events.session import SessionBound, SessionClosed
+from events.spend import Reservation, Spend, Spent
 from events.task import (
     Debounce,
     Payload,
@@ -92,12 +95,14 @@ from events.task import (
     TaskSubmitted,
     TaskTimedOut,
     TaskUnblocked,
+    TaskUsage,
 )
 from events.task_pause import TaskPaused, TaskResumed
 from events.time_limits import TimeLimits
 from events.version import VersionReinstated, VersionRetired
 from events.worker import WorkerDraining, WorkerLeft, WorkerLost, WorkerRegistered
 from projections.blockage import shape_id
+from projections.budget import span_at
 from projections.container import Container, Desired
 from projections.limit import keys_of
 from projections.node import NodeStatus
@@ -221,6 +226,7 @@ class Historian:
             pin_version=self._tasks_made % 4 != 2,
             rule="r" if self._tasks_made % 3 else "",
             rule_filter=("", 'agent_type in ["x"]', "")[self._tasks_made % 3],
+            spend=self.random.choice((None, Spend(model="m", input_tokens=20, output_tokens=10))),
         )
 
     def unblock_task(self) -> Event | None:
@@ -246,7 +252,19 @@ class Historian:
             attempt=attempt,
             lease=f"{claim_id}.{attempt}",
             build_id=self.random.choice(("", "b1", "b2", "b3")),
+            reserved=None if task.spend is None else self._reservation(),
         )
+
+    def _reservation(self) -> Reservation:
+        return self.random.choice((Reservation(tokens=30), Reservation(tokens=30, money_micros=70, prices="v1")))
+
+    def _reported(self, task: Task) -> dict[str, Any]:
+        """Return what an attempt is said to have used, and to have spent."""
+        if task.spend is None:
+            return {}
+        tokens = self.random.choice((0, 5, 30, 45))
+        usage = self.random.choice((None, TaskUsage(input_tokens=tokens)))
+        return {"usage": usage, "spent": Spent(tokens=tokens, money_micros=self.random.choice((0, 70, 90)))}
 
     def end_attempt(self) -> Event | None:
         task = self._some_task(TaskStatus.RUNNING)
@@ -254,6 +272,7 @@ class Historian:
             return None
         task_id, lease = task.task_id, task.lease
         pause_s = self.random.choice((0.0, 0.0, 0.5, 30.0, 2000.0))
+        reported = self._reported(task)
         return self.random.choice((
             TaskAttemptFailed(
                 task_id=task_id,
@@ -263,9 +282,10 @@ class Historian:
                 retry_at=self.world.time + pause_s,
                 attempt=self.random.choice((0, task.attempt)),
                 error_type=self.random.choice(("", "ValueError")),
+                **reported,
             ),
-            TaskCompleted(task_id=task_id, lease=lease, execution_time_s=1.0),
-            TaskFailed(task_id=task_id, lease=lease, error="e", reason="failed", attempt=task.attempt),
+            TaskCompleted(task_id=task_id, lease=lease, execution_time_s=1.0, **reported),
+            TaskFailed(task_id=task_id, lease=lease, error="e", reason="failed", attempt=task.attempt, **reported),
             TaskPaused(
                 task_id=task_id,
                 reason="retries_exhausted",
@@ -274,14 +294,16 @@ class Historian:
                 error="e",
                 attempt=task.attempt,
                 worker_ended=self.random.random() < 0.5,
+                **reported,
             ),
-            TaskTimedOut(task_id=task_id, lease=lease, ran_for_s=2.0, limit_s=1.0),
+            TaskTimedOut(task_id=task_id, lease=lease, ran_for_s=2.0, limit_s=1.0, **reported),
             TaskProgressed(
                 task_id=task_id,
                 lease=lease,
                 progress=self.random.random(),
                 message="m",
                 checkpoint=self.random.choice((None, *_PAYLOADS)),
+                **reported,
             ),
             TaskExtended(task_id=task_id, lease=lease, by_s=self.random.choice((0.5, 60.0))),
         ))  # fmt: skip
@@ -302,7 +324,11 @@ class Historian:
 
     def cancel_task(self) -> Event | None:
         task = self._some_task(TaskStatus.PENDING, TaskStatus.RUNNING)
-        return TaskCancelled(task_id=task.task_id, reason="r") if task is not None else None
+        if task is None:
+            return None
+        return TaskCancelled(
+            task_id=task.task_id, reason="r", **self._reported(task) if task.status is TaskStatus.RUNNING else {}
+        )
 
     def step_to_cancel(self) -> Event | None:
         task = self._some_task(TaskStatus.RUNNING)
@@ -562,6 +588,31 @@ class Historian:
             ),
         )
 
+    def change_budget(self) -> Event | None:
+        budget_id = self.pick("b", 3)
+        known = self.world.budgets.get(budget_id)
+        if known is not None and self.random.random() < 0.2:
+            return BudgetRemoved(budget_id=budget_id)
+        if known is not None and self.random.random() < 0.5:
+            start = span_at(known.terms.window, self.world.time).start
+            amount = self.random.choice((5, 10))
+            return BudgetCorrected(budget_id=budget_id, key=self.random.choice(("", "x")), window=start, amount=amount)
+        floor: dict[str, Any] = self.random.choice(({}, {"floor": 40, "floor_for": "priority >= 1"}))
+        terms = BudgetTerms(
+            cap=self.random.choice((50, 100, 200)),
+            unit=self.random.choice(list(Unit)),
+            by=self.random.choice(("all", "tenant", "program", "attributes.a")),
+            where=self.random.choice(("", 'queue == "q1"')),
+            window=self.random.choice(("30s", "1d", "month", "none")),
+            stop=self.random.choice(list(Stop)),
+            **floor,
+        )
+        return BudgetDefined(budget_id=budget_id, terms=terms)
+
+    def set_prices(self) -> Event | None:
+        models = self.random.choice(({}, {"m": Price(input_micros=5, output_micros=7)}))
+        return PricesSet(version=self.pick("v", 99), models=models)
+
     def change_inbox(self) -> Event | None:
         domain = self.pick("domain", 3)
         known = self.world.inboxes.get(domain)
@@ -640,8 +691,10 @@ _HAPPENINGS: tuple[Callable[[Historian], Event | None], ...] = (
     Historian.change_hold,
     Historian.change_limit,
     Historian.change_version,
+    Historian.change_budget,
+    Historian.set_prices,
     Historian.change_inbox,
     Historian.change_coordinator,
     Historian.forget_keys,
 )
-_WEIGHTS = (16, 14, 11, 1, 4, 3, 4, 3, 2, 2, 10, 4, 2, 3, 3, 2, 3, 1, 0.7, 2, 0.5, 0.5)
+_WEIGHTS = (16, 14, 11, 1, 4, 3, 4, 3, 2, 2, 10, 4, 2, 3, 3, 2, 3, 1, 0.7, 1, 0.3, 2, 0.5, 0.5)

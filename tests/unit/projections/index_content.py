@@ -11,11 +11,14 @@ from collections import Counter
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Any
 
+from events.budget import Unit
 from events.container import ContainerStatus
 from events.queue import DEFAULT
 from events.resources import NONE, Resources
 from events.schedule import ScheduleStatus
+from events.spend import Spent
 from events.task import TaskStatus
+from projections import budget
 from projections.hold import test_of
 from projections.lanes import LaneName
 from projections.limit import keys_of, limit_of
@@ -68,6 +71,8 @@ def content_of(indexes: Indexes) -> dict[str, Any]:
         "keyed": [
             {key: set(some) for key, some in kept.items()} for kept in (indexes.keyed.pending, indexes.keyed.running)
         ],
+        "spending": set(indexes.spending),
+        "funds": indexes.keyed.funds.held,
         "shared": indexes.shared,
         "pending in": {queue: indexes.pending_in(queue) for queue in (*indexes._pending_in, "")},
         "running in": indexes.running_in,
@@ -164,7 +169,7 @@ def content_from(world: World) -> dict[str, Any]:
         return [name_in(task.queue), *key]
 
     def shape_of(task: Task) -> ShapeKey:
-        return shape_with(task, keys_of(task, world.limits), goes_to(world, task))
+        return shape_with(task, keys_in(world, task), goes_to(world, task))
 
     def is_open(shape: ShapeKey) -> bool:
         return all(room(world, key) > 0 for key in shape.keys)
@@ -197,7 +202,9 @@ def content_from(world: World) -> dict[str, Any]:
             (program, lane): {one: set(filter(is_open, map(shape_of, there))) for one in WANTED}
             for program, lane, there in own_lanes
         },
-        "keys": {task.task_id: keys for task in (*pending, *running) if (keys := keys_of(task, world.limits))},
+        "keys": {task.task_id: keys for task in (*pending, *running) if (keys := keys_in(world, task))},
+        "spending": {task.task_id for task in (*pending, *running) if task.spend is not None},
+        "funds": funds(world, running),
         "keyed": [keyed(world, pending), keyed(world, running)],
         "shared": shared,
         "pending in": {"": 0} | dict(Counter(task.queue for task in pending)),
@@ -328,7 +335,7 @@ def keyed(world: World, tasks: Iterable[Task]) -> dict[str, set[str]]:
     """Return the ids of tasks by each of their keys."""
     found: dict[str, set[str]] = {}
     for task in tasks:
-        for key in keys_of(task, world.limits):
+        for key in keys_in(world, task):
             found.setdefault(key, set()).add(task.task_id)
     return found
 
@@ -345,8 +352,45 @@ def goes_to(world: World, task: Task) -> str | None:
     return queue.route.ramping if place * 100 < queue.route.percent * 2**64 else queue.route.current
 
 
+def keys_in(world: World, task: Task) -> tuple[str, ...]:
+    """Return the keys of a task by the limits and the budgets."""
+    return (*keys_of(task, world.limits), *budget.keys_of(task, world.budgets))
+
+
+def funds(world: World, running: Iterable[Task]) -> dict[str, dict[int, int]]:
+    """Return what is kept for attempts, by key and window, added up one by one."""
+    found: dict[str, dict[int, int]] = {}
+    for task in running:
+        for key in budget.keys_of(task, world.budgets):
+            terms = world.budgets[budget.budget_of(key)].terms
+            name = "tokens" if terms.unit is Unit.TOKENS else "money_micros"
+            kept = max(getattr(one, name) for one in (task.reserved, task.spent, Spent()) if one is not None)
+            if kept:
+                start = budget.span_at(terms.window, task.started_at or 0.0).start
+                of_key = found.setdefault(key, {})
+                of_key[start] = of_key.get(start, 0) + kept
+    return found
+
+
+def left_of(world: World, key: str) -> float:
+    """Return what is left of a budget for a key, added up one by one."""
+    budget_id, value = budget.budget_of(key), budget.value_of(key)
+    terms = world.budgets[budget_id].terms
+    start = budget.span_at(terms.window, world.indexes.now).start
+    kept = funds(world, (task for task in world.tasks.values() if task.status is TaskStatus.RUNNING))
+    used = {True: 0, False: 0}
+    for of_floor in used:
+        name = budget.key_named(budget_id, value, of_floor=of_floor)
+        windows = world.spent[name].windows if name in world.spent else ()
+        used[of_floor] = sum(one.spent for one in windows if one.start == start) + kept.get(name, {}).get(start, 0)
+    spare = 0 if key == budget.key_named(budget_id, value, of_floor=True) else max(0, terms.floor - used[True])
+    return terms.cap - used[True] - used[False] - spare
+
+
 def room(world: World, key: str) -> float:
-    """Return how many tasks of a key may start by its limit, counted one by one."""
+    """Return how many tasks of a key may start by its limit, counted one by one, or what is left for them."""
+    if budget.is_budget(key):
+        return left_of(world, key)
     terms, use, now = world.limits[limit_of(key)].terms, world.uses.get(key), world.indexes.now
     running = [task for task in world.tasks.values() if task.status is TaskStatus.RUNNING]
     left = math.inf if terms.running is None else terms.running - len(keyed(world, running).get(key, ()))

@@ -10,6 +10,8 @@ from hypothesis import strategies as st
 
 from events.errors import Corrupt
 from events.queue import DEFAULT, FairShare, Policy, QueueDeleted, QueuePolicySet
+from events.spend import Spent
+from events.task import TaskUsage
 from projections import shares
 from projections.shares import Account
 from tests.specification import Said, fold, write
@@ -71,3 +73,13 @@ def test_the_default_queue_is_never_deleted() -> None:
     """No coordinator writes such an event."""
     with pytest.raises(Corrupt, match="deletes the queue 'default', which always exists"):
         fold(fair(), QueueDeleted(queue_id=DEFAULT))
+
+
+def test_what_budgets_are_charged_counts_in_tokens_and_money() -> None:
+    """With the tokens at their prices; without budgets it is what was reported."""
+    usage = TaskUsage(input_tokens=5, money_micros=7)
+    for cost, plain, charged in (("tokens", 5.0, 6.0), ("money", 7.0, 70.0)):
+        reported = (fair(cost=cost), worker(), submitted(), started(), completed(usage=usage))
+        assert fold(*reported).accounts[":default"].used == plain
+        spent = Spent(tokens=6, money_micros=70)
+        assert fold(*reported[:-1], completed(usage=usage, spent=spent)).accounts[":default"].used == charged

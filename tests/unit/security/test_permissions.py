@@ -81,15 +81,9 @@ def test_the_roles_are_told_apart() -> None:
         assert names <= set(COMMANDS), role
     others = frozenset().union(*(names for role, names in COMMANDS_OF.items() if role != "admin"))
     of_queues = {"define_queue", "set_policy", "pause_queue", "resume_queue", "delete_queue"}
-    of_queues |= {
-        "hold_tasks",
-        "lift_hold",
-        "define_limit",
-        "delete_limit",
-        "route_queue",
-        "retire_version",
-        "reinstate_version",
-    }
+    of_queues |= {"hold_tasks", "lift_hold", "define_limit", "delete_limit"}
+    of_queues |= {"route_queue", "retire_version", "reinstate_version"}
+    of_queues |= {"define_budget", "correct_budget", "remove_budget", "set_prices"}
     assert set(COMMANDS) - others == {"accept_silence", "cordon_node", "uncordon_node", "define_pool", *of_queues}
 
 

@@ -26,7 +26,7 @@ from coordinator.worker.threads import Threads
 from events.base import Position
 from events.errors import Refused, StaleLease, Unavailable
 from events.retry import RetryPolicy
-from events.task import Payload, TaskStatus
+from events.task import Payload, TaskStatus, TaskUsage
 from projections.cancelling import Cancelling
 from projections.task import Task
 
@@ -645,11 +645,90 @@ async def test_progress_is_reported_from_coroutines_and_threads(rig: Rig) -> Non
     assert [(one.lease, one.progress, one.message) for one in told] == [("c.1.1", 0.5, "half"), ("c.2.1", 0.75, "")]
 
 
+async def test_what_was_used_is_reported_at_once_and_with_the_outcome(rig: Rig) -> None:
+    """Each report is of all so far; it counts however the handler ends, and whether it was answered or not."""
+
+    async def uses(context: Context, _payload: object) -> None:
+        await context.report_usage(input_tokens=5, cached_tokens=1)
+        context.add_usage(TaskUsage(output_tokens=2))
+        rig.door.answers = [Unavailable()]
+        await context.report_usage(reasoning_tokens=3, money_micros=4)
+        if context.lease == "c.2.1":
+            raise ValueError
+
+    first = TaskUsage(input_tokens=5, cached_tokens=1)
+    whole = TaskUsage(input_tokens=5, cached_tokens=1, output_tokens=2, reasoning_tokens=3, money_micros=4)
+    report = await rig.outcome(uses)
+    assert (type(report), report.usage) == (CompleteTask, whole)
+    assert [one.usage for one in rig.door.commands] == [first, whole, whole]
+    report = await rig.outcome(uses, lease="c.2.1")
+    assert (type(report), report.usage) == (FailTask, whole)
+    in_thread = await rig.outcome(lambda c, _payload: c.report_usage_from_thread(output_tokens=9), lease="c.3.1")
+    assert in_thread.usage == TaskUsage(output_tokens=9)
+    rig.door.answers = [Refused("too large", reason="payload_too_large")]
+    refused = await rig.outcome(lambda c, _payload: c.add_usage(first) or 1, lease="c.4.1")
+    assert (type(refused), refused.usage) == (FailTask, first)
+
+
+async def test_what_an_attempt_used_whose_lease_was_lost_is_reported_once(rig: Rig) -> None:
+    """That is refused, and charged; if the coordinator knows it already, nothing is said."""
+    going = asyncio.Event()
+
+    async def hang(context: Context, _payload: object) -> None:
+        context.add_usage(TaskUsage(input_tokens=5))
+        if context.lease == "c.2.1":
+            await context.report_usage()
+        going.set()
+        await asyncio.sleep(60)
+
+    for lease in ("c.1.1", "c.2.1"):
+        going.clear()
+        rig.give(hang, lease=lease)
+        await going.wait()
+        rig.door.answers = [StaleLease()]
+        rig.attempts.lose([lease])
+        await until(lambda: rig.attempts.usable == 2)
+    await rig.outcome(alone, lease="c.3.1")
+    used = [(one.lease, one.usage) for one in rig.door.commands if isinstance(one, ProgressTask)]
+    assert used == [("c.1.1", TaskUsage(input_tokens=5)), ("c.2.1", TaskUsage(input_tokens=5))]
+
+
+async def test_who_is_cancelled_says_what_was_used(rig: Rig) -> None:
+    """With each step: the last one is charged."""
+    going = asyncio.Event()
+
+    async def hang(context: Context, _payload: object) -> None:
+        context.add_usage(TaskUsage(input_tokens=5))
+        going.set()
+        await asyncio.sleep(60)
+
+    lease = rig.give(hang)
+    await going.wait()
+    rig.attempts.cancel(asked(lease, 5.0))
+    await rig.attempts.until_idle()
+    steps = [one.usage for one in rig.door.commands if isinstance(one, ReportCancel)]
+    assert steps == [TaskUsage(input_tokens=5)] * 2
+
+
+@pytest.mark.parametrize("odd", [-1, 2**60, 1.5, True, "1"])
+async def test_odd_amounts_are_refused(odd: Any) -> None:
+    """The message names the kind; nothing is counted."""
+    context = Context(task_id="t")
+    with pytest.raises(Refused, match="output_tokens"):
+        await context.report_usage(output_tokens=odd)
+    with pytest.raises(Refused, match="output_tokens"):
+        context.report_usage_from_thread(output_tokens=odd)
+    assert context.usage is None
+
+
 async def test_a_context_can_be_made_for_a_test() -> None:
     """A handler can be called directly with a context; its progress is ignored."""
     context = Context(task_id="t")
     await context.progress(0.5)
     context.progress_from_thread(0.5)
+    await context.report_usage(input_tokens=5)
+    context.report_usage_from_thread(input_tokens=1)
+    assert context.usage == TaskUsage(input_tokens=6)
     assert with_context(context, 1) == ("t", 1)
 
 
