@@ -84,7 +84,7 @@ class KeySpent(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
         return next((one for one in self.windows if one.start == start), None)
 
 
-class Span(NamedTuple):
+class Period(NamedTuple):
     """A window of time: from `start` on, before `end`, in seconds since 1970."""
 
     start: int
@@ -142,18 +142,18 @@ def window_s(window: str) -> int:
     return int(match[1]) * _SECONDS[match[2]]
 
 
-def span_at(window: str, time: float) -> Span:
+def span_at(window: str, time: float) -> Period:
     """Return the window that a time is in."""
     length = window_s(window)
     if length:
         start = int(time) // length * length
-        return Span(start, start + length)
+        return Period(start, start + length)
     if window == ENDLESS:
-        return Span(0, inf)
+        return Period(0, inf)
     at = datetime.fromtimestamp(int(time), UTC)
     first = datetime(at.year, at.month, 1, tzinfo=UTC)
     then = datetime(at.year + at.month // 12, at.month % 12 + 1, 1, tzinfo=UTC)
-    return Span(int(first.timestamp()), then.timestamp())
+    return Period(int(first.timestamp()), then.timestamp())
 
 
 def keys_of(task: Task, budgets: Mapping[str, TaskBudget]) -> tuple[str, ...]:

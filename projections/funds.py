@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from events.budget import BudgetTerms
-    from projections.budget import KeySpent, Span, TaskBudget
+    from projections.budget import KeySpent, Period, TaskBudget
     from projections.task import Task
 
 
@@ -33,13 +33,13 @@ class Funds:
         self.held: dict[str, dict[int, int]] = {}
         self.perhaps_over: dict[str, None] = {}
         self.now = 0.0
-        self._spans: dict[str, Span] = {}
+        self._spans: dict[str, Period] = {}
 
     def terms_of(self, key: str) -> BudgetTerms:
         """Return the terms of the budget that a key is of."""
         return self.budgets[budget_of(key)].terms
 
-    def span(self, window: str) -> Span:
+    def span(self, window: str) -> Period:
         """Return the window that it is now."""
         span = self._spans.get(window)
         if span is None or not span.start <= self.now < span.end:

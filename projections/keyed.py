@@ -12,20 +12,27 @@ from math import inf
 from typing import TYPE_CHECKING
 
 from events.task import TaskStatus
-from projections import budget
-from projections.budget import is_budget
+from projections.budget import both_of, is_budget
+from projections.budget import keys_of as keys_in_budgets
 from projections.funds import Funds
 from projections.limit import keys_of, limit_of, opens_at, room_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
+    from projections.budget import TaskBudget
     from projections.limit import KeyUse, Limit
     from projections.ready import Shape
     from projections.task import Task
 
 FEW_SHAPES = 100
 _NO_TASKS: Mapping[str, None] = {}
+
+
+def all_keys_of(task: Task, limits: Mapping[str, Limit], budgets: Mapping[str, TaskBudget]) -> tuple[str, ...]:
+    """Return the keys of a task by the limits and the budgets."""
+    keys = keys_of(task, limits)
+    return keys if task.spend is None else keys + keys_in_budgets(task, budgets)
 
 
 class Keyed:
@@ -59,10 +66,7 @@ class Keyed:
 
     def add(self, task: Task) -> None:
         """Note the keys of a new task."""
-        keys = keys_of(task, self.limits)
-        if task.spend is not None:
-            keys += budget.keys_of(task, self.funds.budgets)
-        if keys:
+        if keys := all_keys_of(task, self.limits, self.funds.budgets):
             self.of[task.task_id] = keys
 
     def leave(self, before: Task, after: Task) -> None:
@@ -121,7 +125,7 @@ class Keyed:
         """Shut the shapes of a key, or open them, as it has room now."""
         if is_budget(key):
             self.funds.look(key)
-            for one in budget.both_of(key):
+            for one in both_of(key):
                 self._look(one)
         else:
             self._look(key)

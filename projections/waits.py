@@ -13,7 +13,7 @@ import msgspec
 
 from events.queue import DEFAULT
 from projections.blockage import UNCLAIMED, name_in, parts, shape_id
-from projections.limit import keys_of
+from projections.keyed import all_keys_of
 from projections.ready import shape_of
 from projections.task import ATTEMPTS_KEPT
 from projections.time_limits import waits_since
@@ -98,7 +98,7 @@ def not_begun(task: Task) -> Task:
 
 
 def _spans(world: World, task: Task) -> tuple[CauseSpan, ...]:
-    shape = shape_of(task, keys_of(task, world.limits), world.indexes.builds.of(task))
+    shape = shape_of(task, all_keys_of(task, world.limits, world.budgets), world.indexes.builds.of(task))
     name = name_in(task.queue or DEFAULT, shape_id(shape))
     known = world.blockages.get(name)
     return () if known is None else known.spans

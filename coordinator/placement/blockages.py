@@ -15,11 +15,13 @@ from msgspec.structs import replace
 
 from coordinator.deciders.housing import SERVING, said_of
 from coordinator.deciders.rules import present_s
+from coordinator.placement.budget_reasons import code_of
 from coordinator.placement.sources import Patience
 from events.queue import DEFAULT, QueueBlocked
 from events.resources import NONE
 from events.task import TaskStatus
 from projections.blockage import name_in, shape_id
+from projections.budget import budget_of, is_budget, value_of
 from projections.limit import limit_of, opens_at
 from projections.ready import FIFO, ShapeKey
 from projections.time_limits import waits_since
@@ -47,7 +49,7 @@ AGAIN_AFTER_S = 10.0
 """While a reason lasts, who waits for whom is recorded again after so long."""
 
 _Found = tuple[str, str, "Iterable[str]"]
-"""A cause, '' for none; the key of a limit; and the ids of tasks that are in the way."""
+"""A cause, '' for none; the key of a limit or a budget; and the ids of tasks that are in the way."""
 _What = tuple[str, str, str, "str | None", "Resources"]
 """What decides which workers may ever run tasks of a shape."""
 
@@ -146,7 +148,10 @@ class Blockages:
             return why, "", ()
         keyed, now = world.indexes.keyed, world.indexes.now
         for one in key.keys:
-            if keyed.room(one) <= 0:
+            if is_budget(one):
+                if cause := code_of(world, one, first):
+                    return cause, f"{budget_of(one)}:{value_of(one)}", keyed.running.get(one, ())
+            elif keyed.room(one) <= 0:
                 opens = opens_at(world.limits[limit_of(one)].terms, world.uses.get(one))
                 return ("key_rests" if opens > now else "key_full"), one, keyed.running.get(one, ())
         running = world.indexes.tasks[TaskStatus.RUNNING]

@@ -21,27 +21,44 @@ if TYPE_CHECKING:
 MOST_HOLDERS = 10
 HOLDERS_LOOKED_AT = 1000
 MICROS = 1_000_000
+BUDGET, OVER_BUDGET, NO_PRICE = "budget", "over_budget", "no_price"
 
 
 def of_budgets(world: World, task: Task) -> Iterator[Reason]:
     """Yield which budgets have too little for an attempt, by whom what they have is kept, and until when."""
-    if task.spend is None:
-        return
     for key in keys_of(task, world.budgets):
+        code, need = code_of(world, key, task), _need(world, key, task)
         terms = world.indexes.keyed.funds.terms_of(key)
-        need = need_of(task.spend, terms.unit, world.prices)
         if need is None:
-            yield _no_price(world, task.spend.model, budget_of(key))
-        elif need > (most := most_for(terms, of_floor=has_floor_mark(key))):
+            yield _no_price(world, task, budget_of(key))
+        elif code == OVER_BUDGET:
+            most = most_for(terms, of_floor=has_floor_mark(key))
             yield _too_dear(key, need, most, terms.cap + need - most, terms.unit)
-        elif need > world.indexes.keyed.room(key):
+        elif code:
             yield _too_little(world, key, need)
 
 
-def _no_price(world: World, model: str, budget_id: str) -> Reason:
+def code_of(world: World, key: str, task: Task) -> str:
+    """Return why the budget of a key of a task lets it not begin now, '' if it does."""
+    need = _need(world, key, task)
+    if need is None:
+        return NO_PRICE
+    if need > most_for(world.indexes.keyed.funds.terms_of(key), of_floor=has_floor_mark(key)):
+        return OVER_BUDGET
+    return BUDGET if need > world.indexes.keyed.room(key) else ""
+
+
+def _need(world: World, key: str, task: Task) -> int | None:
+    """Return the most that an attempt may spend of the budget of a key; None without a price for it."""
+    assert task.spend is not None, "only tasks that say what they may spend have such keys"
+    return need_of(task.spend, world.indexes.keyed.funds.terms_of(key).unit, world.prices)
+
+
+def _no_price(world: World, task: Task, budget_id: str) -> Reason:
+    model = "" if task.spend is None else task.spend.model
     table = f"the price table {world.prices.version}" if world.prices.version else "no price table, as none is set,"
     return Reason(
-        code="no_price",
+        code=NO_PRICE,
         tier=Tier.OPERATOR,
         text=f"{table} has no price for the model {model!r}, and the budget {budget_id} counts money",
         blockers=[Blocker(kind="budget", id=budget_id)],
@@ -52,7 +69,7 @@ def _no_price(world: World, model: str, budget_id: str) -> Reason:
 def _too_dear(key: str, need: int, most: int, cap: int, unit: Unit) -> Reason:
     budget_id = budget_of(key)
     return Reason(
-        code="over_budget",
+        code=OVER_BUDGET,
         tier=Tier.OPERATOR,
         text=f"an attempt may spend {amount(need, unit)}, and {_named(key)} never has more than {amount(most, unit)}",
         blockers=[Blocker(kind="budget", id=budget_id)],
@@ -72,7 +89,7 @@ def _too_little(world: World, key: str, need: int) -> Reason:
     holders = [world.tasks[one] for one in islice(running, HOLDERS_LOOKED_AT)]
     begun = sorted((world.indexes.now if one.started_at is None else one.started_at, one.task_id) for one in holders)
     return Reason(
-        code="budget",
+        code=BUDGET,
         tier=Tier.ITSELF if clears else Tier.OPERATOR,
         text=(
             f"an attempt may spend {amount(need, terms.unit)}, and of {_named(key)} only "

@@ -9,7 +9,7 @@ from events.hold import HoldPlaced
 from events.queue import DEFAULT, QueueBlocked, QueueDeleted, QueuePaused, QueueResumed
 from events.task import TaskStarted, TaskSubmitted
 from projections.blockage import UNCLAIMED, name_in, shape_id
-from projections.limit import keys_of
+from projections.keyed import all_keys_of
 from projections.ready import shape_of
 from projections.waits import not_begun, waited
 
@@ -68,7 +68,7 @@ class KeptWaits:
             ready = min(self._ready[task_id], began)
             queue_id = task.queue or DEFAULT
             before = not_begun(task)
-            shape = shape_of(before, keys_of(before, world.limits), world.indexes.builds.of(before))
+            shape = shape_of(before, all_keys_of(before, world.limits, world.budgets), world.indexes.builds.of(before))
             name = name_in(queue_id, shape_id(shape))
             wanted, at = dict[str, float](), ready
             for since, until in self._pauses.get(queue_id, ()):

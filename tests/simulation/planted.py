@@ -58,7 +58,7 @@ if TYPE_CHECKING:
     from events.base import Envelope, Position
     from events.queue import Route
     from events.task import TaskSubmitted
-    from projections.budget import Span
+    from projections.budget import Period
     from projections.stamp import Stamp
     from projections.store.port import Batch
     from projections.task import Task
@@ -617,7 +617,7 @@ def reserved_twice() -> Iterator[None]:
 def cap_of_last_window() -> Iterator[None]:
     """What is left is what was left of the window before."""
 
-    def span(self: Funds, window: str) -> Span:
+    def span(self: Funds, window: str) -> Period:
         return span_at(window, max(0.0, self.now - window_s(window)))
 
     with mock.patch.object(Funds, "span", span):

@@ -12,6 +12,7 @@ from coordinator.deciders.rules import Rules
 from coordinator.deciders.signs import Signs
 from coordinator.placement.blockages import AGAIN_AFTER_S, EVENTS_AT_ONCE, MOST_HOLDERS, Blockages
 from coordinator.placement.explain import explain
+from events.budget import BudgetDefined, BudgetTerms, Unit
 from events.limit import LimitDefined, LimitDeleted, Terms
 from events.queue import (
     DEFAULT,
@@ -23,6 +24,7 @@ from events.queue import (
     QueuePolicySet,
     QueueResumed,
 )
+from events.spend import Reservation, Spend
 from events.task import Prefer
 from events.worker import WorkerDraining, WorkerLeft
 from projections.blockage import UNCLAIMED
@@ -113,6 +115,21 @@ def test_the_cause_is_the_first_reason_of_explain(facts: tuple[Any, ...], silent
     assert looked.cause() == cause
     assert looked.told() == cause
     assert looked.again() == []  # it is recorded
+
+
+@pytest.mark.parametrize(("terms", "cause"), [
+    ({"cap": 100}, "budget"), ({"cap": 120}, UNCLAIMED), ({"cap": 59}, "over_budget"),
+    ({"cap": 100, "unit": Unit.MONEY}, "no_price"),
+])  # fmt: skip
+def test_a_budget_that_has_too_little_is_a_cause(terms: dict[str, Any], cause: str) -> None:
+    """With its key, and what is reserved for whom."""
+    spend: dict[str, Any] = {"spend": Spend(model="m", input_tokens=60)}
+    ran = (submitted("a", **spend), started("a", reserved=Reservation(tokens=60)), submitted(**spend))
+    looked = Looked(worker(), *ran, BudgetDefined(budget_id="b", terms=BudgetTerms(by="queue", **terms)))
+    found = looked.again()
+    assert [one.cause for one in found] == ([] if cause == UNCLAIMED else [cause])
+    assert [(one.key, one.holders) for one in found] == ([] if cause == UNCLAIMED else [("b:default", ("a",))])
+    assert looked.told() == cause
 
 
 @pytest.mark.parametrize(("has", "needs", "cause"), [

@@ -104,7 +104,7 @@ from events.worker import WorkerDraining, WorkerLeft, WorkerLost, WorkerRegister
 from projections.blockage import shape_id
 from projections.budget import span_at
 from projections.container import Container, Desired
-from projections.limit import keys_of
+from projections.keyed import all_keys_of
 from projections.node import NodeStatus
 from projections.queue import name_of
 from projections.ready import shape_of
@@ -564,7 +564,8 @@ class Historian:
         task = self.random.choice(pending) if pending else None
         world, shape = self.world, "gone"
         if task is not None:
-            shape = shape_id(shape_of(task, keys_of(task, world.limits), world.indexes.builds.of(task)))
+            keys = all_keys_of(task, world.limits, world.budgets)
+            shape = shape_id(shape_of(task, keys, world.indexes.builds.of(task)))
         return QueueBlocked(
             queue_id=DEFAULT if task is None else task.queue or DEFAULT,
             shape=shape,

@@ -17,7 +17,7 @@ from projections import funds
 from projections.budget import (
     WINDOWS_KEPT,
     KeySpent,
-    Span,
+    Period,
     WindowUse,
     both_of,
     budget_of,
@@ -102,8 +102,8 @@ def test_windows_follow_the_calendar_in_utc(window: str, at: str, start: str, en
     def seconds(text: str) -> int:
         return int(datetime.fromisoformat(text).replace(tzinfo=UTC).timestamp())
 
-    assert span_at(window, seconds(at) + 0.5) == Span(seconds(start), seconds(end))
-    assert span_at("none", seconds(at)) == Span(0, inf)
+    assert span_at(window, seconds(at) + 0.5) == Period(seconds(start), seconds(end))
+    assert span_at("none", seconds(at)) == Period(0, inf)
 
 
 @pytest.mark.parametrize("odd", ["", "d", "0d", "1w", "-1h", "1.5h", "month ", "1000000s", "١d"])
