@@ -34,7 +34,7 @@ UNCLAIMED = "not_claimed"
 _encode = msgspec.json.Encoder().encode
 
 
-class Span(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
+class CauseSpan(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     """A cause, '' for `UNCLAIMED`, from the commit time `since` on; or the seconds of several, `mixed` evenly."""
 
     since: float
@@ -48,7 +48,7 @@ class Blockage(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_default
     name: str
     queue_id: str
     task_name: str
-    spans: tuple[Span, ...]
+    spans: tuple[CauseSpan, ...]
     noted_at: float
     key: str = ""
     holders: tuple[str, ...] = ()
@@ -87,7 +87,7 @@ def evolve(before: Blockage | None, event: QueueBlocked, stamp: Stamp) -> Blocka
     spans = () if before is None else before.spans
     since = min(max(event.since, spans[-1].since if spans else 0.0), stamp.time)
     if not spans or spans[-1].cause != event.cause:
-        spans = (*spans, Span(since, event.cause))
+        spans = (*spans, CauseSpan(since, event.cause))
     return Blockage(
         name=name_in(event.queue_id, event.shape),
         queue_id=event.queue_id,
@@ -101,16 +101,16 @@ def evolve(before: Blockage | None, event: QueueBlocked, stamp: Stamp) -> Blocka
     )
 
 
-def _shortened(spans: tuple[Span, ...]) -> tuple[Span, ...]:
+def _shortened(spans: tuple[CauseSpan, ...]) -> tuple[CauseSpan, ...]:
     half = len(spans) // 2
-    return (Span(spans[0].since, mixed=parts(spans[:half], spans[0].since, spans[half].since)), *spans[half:])
+    return (CauseSpan(spans[0].since, mixed=parts(spans[:half], spans[0].since, spans[half].since)), *spans[half:])
 
 
-def parts(spans: tuple[Span, ...], begin: float, end: float) -> dict[str, float]:
+def parts(spans: tuple[CauseSpan, ...], begin: float, end: float) -> dict[str, float]:
     """Return how many seconds of the time from *begin* to *end* each cause held; before the first span none did."""
     found: dict[str, float] = {}
     ends = chain((span.since for span in spans), (inf,))
-    for span, until in zip((Span(-inf), *spans), ends, strict=True):
+    for span, until in zip((CauseSpan(-inf), *spans), ends, strict=True):
         seconds = min(end, until) - max(begin, span.since)
         if seconds > 0:
             mixed = span.mixed or {span.cause: 1.0}

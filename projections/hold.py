@@ -100,13 +100,15 @@ def test_of(hold: Hold) -> Test:
 class OnHold:
     """The tasks that would be ready without holds: each is kept by the hold placed first of those that it meets."""
 
-    __slots__ = ("_by", "of", "tests")
+    __slots__ = ("_by", "of", "past", "tests")
 
     def __init__(self) -> None:
         self.of: dict[str, dict[str, Task]] = {}
         """The tasks that each hold keeps."""
         self.tests: dict[str, Test] = {}
         """What tells whether a task meets each hold, in the order of placing; empty while none is in force."""
+        self.past: dict[str, Test] = {}
+        """What tells whether a task met each of the last holds that ended, by their names."""
         self._by: dict[str, str] = {}
 
     @property
@@ -127,6 +129,12 @@ class OnHold:
         for task_id in kept:
             del self._by[task_id]
         return kept.values()
+
+    def note_past(self, ended: PastHold) -> None:
+        """Keep the test of a hold that ended, one of the last `MOST_PAST`."""
+        self.past[ended.name] = test_of(ended.hold)
+        if len(self.past) > MOST_PAST:
+            del self.past[next(iter(self.past))]
 
     def keeps(self, task: Task) -> bool:
         """Keep a task if it meets a hold; return whether it does."""

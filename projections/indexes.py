@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from events.resources import Resources
     from events.service import ServiceStatus
     from projections.container import Container
-    from projections.hold import Hold
+    from projections.hold import Hold, PastHold
     from projections.pool import Allocation, Pool
     from projections.queue import Queue
     from projections.ready import Key
@@ -429,6 +429,9 @@ class Indexes:
             self.lanes.regroup(name)
             self._drop_lanes_of()
         return bool(moved) or was_accounted is not self.is_accounted
+
+    def past_hold_changed(self, _: PastHold | None, after: PastHold) -> None:
+        self.on_hold.note_past(after)
 
     def hold_changed(self, before: Hold | None, after: Hold | None) -> None:
         """Keep the ready tasks that meet a hold which was placed, or make those ready that it kept alone."""

@@ -7,14 +7,12 @@ Before, its own state says why: the tasks that it waits for, its pause, its time
 
 from __future__ import annotations
 
-from itertools import chain
 from typing import TYPE_CHECKING
 
 import msgspec
 
 from events.queue import DEFAULT
 from projections.blockage import UNCLAIMED, name_in, parts, shape_id
-from projections.hold import test_of
 from projections.keyed import all_keys_of
 from projections.ready import shape_of
 from projections.task import ATTEMPTS_KEPT
@@ -23,7 +21,7 @@ from projections.time_limits import waits_since
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from projections.blockage import Span
+    from projections.blockage import CauseSpan
     from projections.task import Task
     from projections.world import World
 
@@ -99,7 +97,7 @@ def not_begun(task: Task) -> Task:
     return task if not task.build_id else msgspec.structs.replace(task, build_id="")
 
 
-def _spans(world: World, task: Task) -> tuple[Span, ...]:
+def _spans(world: World, task: Task) -> tuple[CauseSpan, ...]:
     shape = shape_of(task, all_keys_of(task, world.limits, world.budgets), world.indexes.builds.of(task))
     name = name_in(task.queue or DEFAULT, shape_id(shape))
     known = world.blockages.get(name)
@@ -109,10 +107,10 @@ def _spans(world: World, task: Task) -> tuple[Span, ...]:
 def _kept_back(world: World, task: Task) -> Iterator[tuple[float, float, str]]:
     """Yield from when to when holds, or a pause of its queue, kept a task from the workers, in order and apart."""
     now, queue_id = world.indexes.now, task.queue or DEFAULT
-    holds = chain(
-        ((one.hold, one.until) for one in world.past_holds.values()), ((hold, now) for hold in world.holds.values())
-    )
-    times = [(hold.placed_at, until, HELD) for hold, until in holds if test_of(hold)(task)]
+    on_hold = world.indexes.on_hold
+    past = (one for name, one in world.past_holds.items() if on_hold.past[name](task))
+    times = [(one.hold.placed_at, one.until, HELD) for one in past]
+    times += [(world.holds[hold_id].placed_at, now, HELD) for hold_id in on_hold.met_by(task)]
     pauses = (one for one in world.past_pauses.values() if one.queue_id == queue_id)
     times += [(one.since, one.until, QUEUE_PAUSED) for one in pauses]
     queue = world.queues.get(queue_id)

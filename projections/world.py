@@ -403,7 +403,7 @@ _TABLES = {
     "versions": ("build_id", ""),  # before the tasks, of which some go elsewhere since
     "blockages": ("name", ""),
     "made_wait": ("name", ""),
-    "past_holds": ("name", ""),
+    "past_holds": ("name", "past_hold_changed"),
     "past_pauses": ("name", ""),
     "budgets": ("budget_id", ""),
     "spent": ("key", ""),
@@ -555,7 +555,9 @@ def _fold_hold(world: World) -> Callable[[Any, Stamp], None]:
         indexes.hold_changed(before, after)
         if before is not None:
             name = f"{before.hold_id}/{before.placed}"
-            _keep(world.past_holds, name, hold.PastHold(name, before, stamp.time), most=hold.MOST_PAST)
+            ended = hold.PastHold(name, before, stamp.time)
+            _keep(world.past_holds, name, ended, most=hold.MOST_PAST)
+            indexes.past_hold_changed(None, ended)
 
     return fold
 

@@ -21,7 +21,7 @@ from events.task import (
     TaskUnblocked,
 )
 from events.task_pause import TaskPaused, TaskResumed
-from projections.blockage import MOST_BLOCKAGES, MOST_PAIRS, SPANS_KEPT, Pair, Span, name_in, parts, shape_id
+from projections.blockage import MOST_BLOCKAGES, MOST_PAIRS, SPANS_KEPT, CauseSpan, Pair, name_in, parts, shape_id
 from projections.hold import MOST_PAST
 from projections.queue import MOST_PAST as MOST_PAUSES
 from projections.ready import shape_of
@@ -78,7 +78,7 @@ def test_a_cause_begins_when_it_is_said_to_within_what_is_known() -> None:
     world = story(*again, until=8)
     (kept,) = world.blockages.values()
     assert (kept.cause, kept.holders, kept.noted_at) == ("workers_busy", ("a",), BEGIN + 6)
-    assert kept.spans == (Span(BEGIN + 4, "workers_busy"),)
+    assert kept.spans == (CauseSpan(BEGIN + 4, "workers_busy"),)
 
 
 @pytest.mark.parametrize(("facts", "until", "found"), [
