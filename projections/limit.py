@@ -140,7 +140,7 @@ def opens_at(terms: Terms, use: KeyUse | None) -> float:
 def room_of(terms: Terms, use: KeyUse | None, running: int, now: float) -> float:
     """Return how many tasks of a key may start now; it may be below 0 after a limit was lowered."""
     room = inf if terms.running is None else terms.running - running
-    if use is not None and use.ended_at and now < use.ended_at + terms.cooldown_s:
+    if use is not None and use.ended_at and terms.cooldown_s and now < use.ended_at + terms.cooldown_s:
         room = min(room, 0)
     if terms.starts is not None:
         starts = () if use is None else use.starts

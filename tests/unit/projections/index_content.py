@@ -396,7 +396,7 @@ def room(world: World, key: str) -> float:
     left = math.inf if terms.running is None else terms.running - len(keyed(world, running).get(key, ()))
     if use is not None and terms.starts is not None:
         left = min(left, terms.starts - len([at for at in use.starts if at + terms.per_s > now]))
-    if use is not None and use.ended_at and now < use.ended_at + terms.cooldown_s:
+    if use is not None and use.ended_at and terms.cooldown_s and now < use.ended_at + terms.cooldown_s:
         left = min(left, 0)
     return left
 
