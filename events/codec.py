@@ -52,7 +52,16 @@ from events.node import (
     NodeReturned,
     NodeUncordoned,
 )
-from events.pool import PoolAllocated, PoolDefined, PoolReleased
+from events.pool import (
+    PoolAllocated,
+    PoolBound,
+    PoolDefined,
+    PoolMoved,
+    PoolPreempted,
+    PoolReleased,
+    PoolRequested,
+    PoolWithdrawn,
+)
 from events.queue import QueueDefined, QueueDeleted, QueuePaused, QueuePolicyFailed, QueuePolicySet, QueueResumed
 from events.schedule import (
     ScheduleDefined,
@@ -98,7 +107,8 @@ AnyEvent = (
     | TaskPaused | TaskResumed | TaskExtended
     | WorkerRegistered | WorkerDraining | WorkerLeft | WorkerLost | WorkerHeartbeat
     | NodeRegistered | NodeCordoned | NodeUncordoned | NodeLost | NodeReturned | NodeRemoved | NodeHeartbeat
-    | PoolDefined | PoolAllocated | PoolReleased
+    | PoolDefined | PoolRequested | PoolAllocated | PoolBound | PoolMoved | PoolReleased | PoolPreempted
+    | PoolWithdrawn
     | LimitDefined | LimitDeleted
     | QueueDefined | QueuePolicySet | QueuePolicyFailed | QueuePaused | QueueResumed | QueueDeleted
     | HoldPlaced | HoldLifted | HoldExpired

@@ -109,7 +109,8 @@ class TaskSubmitted(TaskEvent, frozen=True, kw_only=True, gc=False, omit_default
     since 1970). It is `delay_s` after the submit if that was asked for. With `occurrence` a schedule submitted it.
     `attributes` are what filters and limits know of its content. With `debounce` a limit lets it wait. Only workers
     that meet `worker_filter` get it. `prefers_worker` is the worker that ran the task that it sticks to, by `prefer`,
-    if that had run then.
+    if that had run then. `request` is the request for a share of the pool `tasks` that it uses: it is not ready before
+    it has that share.
     """
 
     VERSION = 3
@@ -122,6 +123,7 @@ class TaskSubmitted(TaskEvent, frozen=True, kw_only=True, gc=False, omit_default
         "requeued_from": 3,
         **dict.fromkeys(("after", "waits_for", "not_before", "delay_s", "time_limits", "occurrence", "attributes"), 3),
         **dict.fromkeys(("debounce", "worker_filter", "named_amounts", "prefer", "prefers_worker"), 3),
+        "request": 3,
     }
 
     task_name: str
@@ -149,6 +151,7 @@ class TaskSubmitted(TaskEvent, frozen=True, kw_only=True, gc=False, omit_default
     worker_filter: str = ""
     prefer: Prefer | None = None
     prefers_worker: str = ""
+    request: str = ""
 
     @property
     def named_amounts(self) -> dict[str, int]:

@@ -94,6 +94,7 @@ class Task(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults=Tr
     `waiting_for` has the tasks that it waits for; in an answer, those of them that have not ended. `extended_s` is what
     the running attempt got besides `timeout_s`, `exceeded` the limit that ended the task or its last attempt, '' for
     `timeout_s`. `preference` is the filter over workers that follows from `prefer`, '' for none.
+    `request` is the request for a share of the pool `tasks` that it named.
     """
 
     task_id: str
@@ -174,6 +175,7 @@ class Task(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults=Tr
     cancelling: Cancelling | None = None
     after: After | None = None
     waiting_for: tuple[str, ...] = ()
+    request: str = ""
 
     @property
     def is_ended(self) -> bool:
@@ -278,6 +280,8 @@ def content_of(task: Task | TaskSubmitted, payload_digest: str) -> int:
         text += f"\0worker_filter {task.worker_filter}"
     if task.prefer is not None:
         text += f"\0prefer {msgspec.structs.astuple(task.prefer)}"
+    if task.request:
+        text += f"\0request {task.request}"
     return crc32(text.encode())
 
 
@@ -343,6 +347,7 @@ def submitted_as(event: TaskSubmitted, stamp: Stamp) -> Task:
         worker_filter=intern(event.worker_filter) if event.worker_filter else "",
         prefer=event.prefer,
         preference="" if event.prefer is None else intern(event.prefer.filter or of_worker(event.prefers_worker)),
+        request=event.request,
     )
     if event.not_before is not None or event.debounce is not None:
         first = max(event.not_before or 0.0, 0.0 if event.debounce is None else event.debounce.until)

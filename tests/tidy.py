@@ -26,7 +26,7 @@ OURS = ("events", "projections", "coordinator")
 FUNCTION_LINES = 60
 FILE_LINES_WARNED = 700
 FRAGMENT_LINES = 40
-FOLDER_MODULES = 34
+FOLDER_MODULES = 40
 LOOSE_MODULES = 14
 
 # The map of ARCHITECTURE.md. A package imports only from floors below its own, never from its own floor or above. Loose
@@ -119,6 +119,7 @@ ALLOWED: dict[str, dict[str, str]] = {
     },
     "function_length": {
         "coordinator/engine/questions.py": "a table: one line for each question",
+        "coordinator/scheduler/task_scheduler.py": "a line for each argument of a submit",
     },
     "fragments": {
         "coordinator/app/leases.py": "the leases of a program outlive its calls; app.py is about opening",

@@ -59,6 +59,7 @@ _COMMANDS = {
     "queue": ("coordinator.cli.queue", "queue", "List, pause and resume queues; set policies."),
     "hold": ("coordinator.cli.hold", "hold", "Keep tasks that meet a filter from the workers."),
     "limit": ("coordinator.cli.limit", "limit", "List, define and delete limits of tasks."),
+    "pool": ("coordinator.cli.pool", "pool", "Show and define pools of resources; request shares."),
     "dead": ("coordinator.cli.dead", "dead", "List, show and requeue tasks that failed."),
     "service": ("coordinator.cli.query", "service", "List services."),
     "schedule": ("coordinator.cli.schedule", "schedule", "Define schedules of tasks, and show their next runs."),

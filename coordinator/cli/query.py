@@ -132,6 +132,7 @@ _TASK_FACTS = (
     ("attributes", lambda t: ", ".join(f"{name}={shown_scalar(value)}" for name, value in t.attributes.items())),
     ("worker filter", lambda t: t.worker_filter),
     ("prefers", lambda t: f"{t.preference}, for {t.prefer.for_s:g} s" if t.preference else ""),
+    ("request", lambda t: t.request),
     ("tenant", lambda t: t.tenant),
     ("trace", lambda t: t.traceparent),
     ("started", lambda t: moment(t.started_at)),
@@ -183,6 +184,7 @@ def task() -> None:
 @click.option("--prefer", metavar="FILTER", default="", help="Wait for such a worker first, if there is one.")
 @click.option("--sticky-to", metavar="ID", default="", help="Wait first for the worker that ran this task.")
 @click.option("--prefer-for", type=Number(0.0, 3600.0, SECONDS), default=5.0, help="How long to wait for it (5 s).")
+@click.option("--request", metavar="ID", default="", help="Begin with the share of this request of pool tasks.")
 @click.option("--delay", type=Number(0.0, LATEST_S, SECONDS), help="Start this many seconds from now.")
 @click.option("--not-before", type=Moment(), help="Start at this time at the earliest: 2026-11-23T17:15:00+01:00.")
 @click.option("--id", "task_id", metavar="ID", help="Task id. A second submit with the same id has no effect.")
@@ -268,6 +270,7 @@ def _submit_command(name: str, options: dict[str, Any]) -> SubmitTask:
         attributes=dict(options["attributes"]),
         worker_filter=options["worker_filter"],
         prefer=_prefer(options),
+        request=options["request"],
         retry=retry_of(options),
         after=_after(options),
         not_before=None if options["not_before"] is None else options["not_before"].timestamp(),

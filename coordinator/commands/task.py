@@ -36,13 +36,15 @@ class SubmitTask(Command[str], frozen=True, kw_only=True, gc=False):
     `labels.zone == "eu"`; its fields are `worker_id`, `labels.…`, `container_id`, `agent_type` and `node_id`. With
     `prefer`, for so many seconds after it became ready (`for_s`), it goes only to a worker that meets `filter`, or that
     ran the task `sticky_to` last, as long as such a worker is registered and not draining; then to any that may run it.
+    With `request`, a request for a share of the pool `tasks`, it waits until that has its share, which ends with it.
     """
 
     KIND, VERB = "task", "submit"
     REFUSALS = frozenset({
         "bad_after", "bad_attributes", "bad_filter", "bad_number", "bad_payload", "bad_priority", "bad_resources",
         "bad_retry", "bad_text", "bad_time", "busy", "id_taken", "memory_full", "payload_too_large", "queue_full",
-        "quota", "rate_limited", "too_many", "unknown_predecessor", "unknown_queue",
+        "quota", "rate_limited", "request_bound", "too_many", "unknown_predecessor", "unknown_queue",
+        "unknown_request",
     })  # fmt: skip
     EXAMPLE = Example({"task_id": "task_1", "task_name": "add", "priority": 5, "payload": PAYLOAD}, "task_1")
 
@@ -67,6 +69,7 @@ class SubmitTask(Command[str], frozen=True, kw_only=True, gc=False):
     attributes: dict[str, Scalar] = {}
     worker_filter: str = ""
     prefer: Prefer | None = None
+    request: str = ""
 
 
 class ClaimTasks(Command[list[Task]], frozen=True, kw_only=True, gc=False):

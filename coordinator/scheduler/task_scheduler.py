@@ -295,7 +295,9 @@ def _again(idempotency_key: Any, retry: Any, after: Any) -> dict[str, Any]:
     }
 
 
-def _where(queue: Any, fairness_key: Any, attributes: Any, worker_filter: Any, prefer: Any) -> dict[str, Any]:
+def _where(
+    queue: Any, fairness_key: Any, attributes: Any, worker_filter: Any, prefer: Any, request: Any
+) -> dict[str, Any]:
     if isinstance(prefer, str):
         prefer = Prefer(filter=text("prefer", prefer))
     if prefer is not None:
@@ -311,6 +313,7 @@ def _where(queue: Any, fairness_key: Any, attributes: Any, worker_filter: Any, p
         "attributes": {} if attributes is None else scalars("attributes", attributes),
         "worker_filter": text("worker_filter", worker_filter),
         "prefer": prefer,
+        "request": text("request", request),
     }
 
 
@@ -399,6 +402,7 @@ class TaskScheduler(Facade):
         attributes: Mapping[str, Scalar] | None = None,
         worker_filter: str = "",
         prefer: Prefer | str | None = None,
+        request: str = "",
     ) -> str:
         """
         Submit a task to the queue and return its id. When this returns, the task is durable.
@@ -425,6 +429,7 @@ class TaskScheduler(Facade):
             attributes: what filters and limits may know of its content, such as `{"customer": "acme"}`; at most 16.
             worker_filter: which workers may run it, such as `labels.zone == "eu" && labels.gpu_memory >= 16`.
             prefer: a filter as that, or `Prefer(…)`: for 5 s it waits for such a worker, if there is one; then for any.
+            request: a request of `ResourceAllocator`: the task begins when that has its share, which ends with it.
 
         Raises:
             Refused: an argument is invalid, the queue does not exist, too many tasks wait, or a limit rejects it.
@@ -432,7 +437,7 @@ class TaskScheduler(Facade):
             Unavailable: the coordinator did not answer; the task may have been submitted.
         """
         what = _work(task_id, task_name, task_type, priority, timeout, max_retries, resources, payload)
-        where = _where(queue, fairness_key, attributes, worker_filter, prefer)
+        where = _where(queue, fairness_key, attributes, worker_filter, prefer, request)
         when = _times(not_before, delay, start_within, finish_within, heartbeat)
         return await self._submit(**what, **where, **when, **_again(idempotency_key, retry, after))
 

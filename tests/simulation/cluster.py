@@ -61,6 +61,7 @@ from tests.simulation.holder import Holder
 from tests.simulation.loop import PROCESS, Process, SeededLoop
 from tests.simulation.operator import Limiter, Operator
 from tests.simulation.promises import Promise, Violation
+from tests.simulation.sharer import Sharer
 from tests.simulation.watch import Machine, Watch
 
 if TYPE_CHECKING:
@@ -295,6 +296,8 @@ class Sim:
             users["holder0"] = self._act(Holder)
         if plan.has_limits:
             users["limiter0"] = self._act(Limiter)
+        if plan.has_shares:
+            users |= {f"sharer{number}": self._act(Sharer) for number in range(3)}
         users["scheduleuser0"] = self._act(actors.ScheduleUser)
         for number in range(plan.containers):
             users[f"containeruser{number}"] = self._act(actors.ContainerUser)

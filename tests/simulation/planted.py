@@ -16,7 +16,7 @@ import msgspec
 
 from coordinator.client.client import Client
 from coordinator.commands.task import SubmitTask
-from coordinator.deciders import cancel_ladder, dependencies, supervision
+from coordinator.deciders import cancel_ladder, dependencies, pool_owners, supervision
 from coordinator.deciders import hold as holds
 from coordinator.deciders import schedule as schedules
 from coordinator.deciders import task as decide
@@ -36,23 +36,25 @@ from events.after import AfterOn
 from events.container import ContainerStatus
 from events.resources import Resources
 from events.task import TaskAttemptFailed, TaskStatus
-from projections import container, worker_filters, world
+from projections import container, indexes, worker_filters, world
 from projections import task as projected
 from projections.considered import Considered
 from projections.hold import OnHold
 from projections.indexes import Indexes
+from projections.ledger import Ledger
 from projections.store.memory import MemoryStore
 from projections.store.port import state_rows
 from projections.world import World
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from contextlib import AbstractContextManager
 
     from coordinator.journal.slots import Draft
     from events.after import After
     from events.base import Envelope, Position
     from events.task import TaskSubmitted
+    from projections.pool import Allocation, Request
     from projections.stamp import Stamp
     from projections.store.port import Batch
     from projections.task import Task
@@ -401,6 +403,46 @@ def limit_of_the_turn_before() -> Iterator[None]:
 
 
 @contextmanager
+def share_kept_after_its_owner() -> Iterator[None]:
+    """The end of an owner frees nothing that it held."""
+    with mock.patch.object(pool_owners, "ended", return_value=[]):
+        yield
+
+
+@contextmanager
+def nothing_set_aside() -> Iterator[None]:
+    """Small requests pass a large one that waits, again and again."""
+    with mock.patch.object(Ledger, "_set_aside"):
+        yield
+
+
+@contextmanager
+def victims_too_many() -> Iterator[None]:
+    """A request that takes shares of lower priorities takes all of them."""
+    original = Ledger._taken
+
+    def taken(self: Ledger, request: Request, part: str, lower: Mapping[str, Sequence[Allocation]]) -> Any:
+        return original(self, request, part, lower) and tuple(one for shares in lower.values() for one in shares)
+
+    with mock.patch.object(Ledger, "_taken", taken):
+        yield
+
+
+@contextmanager
+def share_not_awaited() -> Iterator[None]:
+    """A task runs although its request waits."""
+    with mock.patch.object(indexes, "task_waiting", return_value=""):
+        yield
+
+
+@contextmanager
+def quota_of_pool_ignored() -> Iterator[None]:
+    """A source holds more of a pool than its quota."""
+    with mock.patch.object(Ledger, "_over_quota", return_value=""):
+        yield
+
+
+@contextmanager
 def starts_forgotten() -> Iterator[None]:
     """Nobody notes when tasks of a key started and ended."""
     with mock.patch.object(world, "_note_use"):
@@ -530,6 +572,11 @@ PLANTED: dict[str, Callable[[], AbstractContextManager[None]]] = {
         shares_forgotten,
         limit_of_the_turn_before,
         starts_forgotten,
+        share_kept_after_its_owner,
+        nothing_set_aside,
+        victims_too_many,
+        share_not_awaited,
+        quota_of_pool_ignored,
         paused_is_ready,
         later_not_held,
         hold_without_end,
@@ -546,7 +593,7 @@ PLANTED: dict[str, Callable[[], AbstractContextManager[None]]] = {
 
 FOUND_FROM = {
     "answer_before_commit": 7,
-    "capacity_freed_twice": 130,
+    "capacity_freed_twice": 138,
     "delay_forgotten": 4,
     "eviction_by_wall_clock": 84,
     "filter_of_the_first": 20,
@@ -559,20 +606,25 @@ FOUND_FROM = {
     "limit_of_the_turn_before": 14,
     "load_unrecorded": 12,
     "named_amounts_free": 6,
+    "nothing_set_aside": 39,
     "nothing_withheld": 12,
     "old_reign_believed": 988,
-    "older_epoch_obeyed": 249,
+    "older_epoch_obeyed": 368,
     "pause_ignored": 10,
     "position_outside_transaction": 16,
     "preference_ignored": 6,
+    "quota_of_pool_ignored": 46,
     "reason_forgotten": 9,
     "repeat_re_decided": 25,
+    "share_kept_after_its_owner": 4,
+    "share_not_awaited": 46,
     "shares_forgotten": 4,
     "spared_forgotten": 75,
     "starts_forgotten": 14,
     "tombstones_forgotten": 3,
     "twin_by_grace": 187,
     "unread_removed": 33,
+    "victims_too_many": 25,
     "withdrawal_ignored": 36,
 }
 """Where to begin the search for a bug, if not at seed 0: the seed that showed it last."""

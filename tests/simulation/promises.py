@@ -40,6 +40,7 @@ class Promise(Enum):
     PAUSED = "no task of a paused queue starts"
     HOLD = "no task that meets a hold in force starts, and a hold ends no sooner than it should"
     LIMIT = "no key of a limit has more than it may have"
+    POOL = "who waits for a share of a pool is served in order, loses none without need, and a task runs with its share"
     AFTER = "a task begins when what it waits for has come about, not before, and it waits no longer"
     CANCELLED = "a task that was asked to end has ended 1 s after its grace"
     DECLARED = "an operation is refused only for a reason that it declares"

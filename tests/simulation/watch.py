@@ -383,8 +383,8 @@ _COMPARED = frozenset({
 
 
 _FOR_NOW = frozenset({
-    "no_room", "not_startable", "not_running", "not_paused", "not_pending", "quota", "queue_full",
-    "unknown_predecessor", "unknown_queue",
+    "no_room", "not_startable", "not_running", "not_paused", "not_pending", "quota", "queue_full", "request_bound",
+    "unknown_owner", "unknown_predecessor", "unknown_queue", "unknown_request",
 })  # fmt: skip
 """Reasons of temporary refusals: they are not remembered, and the same request may be accepted later."""
 

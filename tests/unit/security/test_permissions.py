@@ -82,7 +82,8 @@ def test_the_roles_are_told_apart() -> None:
     others = frozenset().union(*(names for role, names in COMMANDS_OF.items() if role != "admin"))
     of_queues = {"define_queue", "set_policy", "pause_queue", "resume_queue", "delete_queue"}
     of_queues |= {"hold_tasks", "lift_hold", "define_limit", "delete_limit"}
-    assert set(COMMANDS) - others == {"accept_silence", "cordon_node", "uncordon_node", "define_pool", *of_queues}
+    of_pools = {"define_pool", "move_share"}
+    assert set(COMMANDS) - others == {"accept_silence", "cordon_node", "uncordon_node", *of_pools, *of_queues}
 
 
 @pytest.mark.parametrize(
