@@ -105,6 +105,7 @@ ALLOWED: dict[str, dict[str, str]] = {
     },
     "chance": {
         "coordinator/ids.py": "generates ids",
+        "coordinator/bench/packing.py": "draws a month from its seed",
         "coordinator/nats_server/server.py": "generates the server's token",
         "coordinator/security/auth_directory.py": "generates keys",
         "events/publisher.py": "generates ids for events of other domains, which have no coordinator",

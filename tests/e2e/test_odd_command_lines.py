@@ -60,6 +60,7 @@ COMMANDS: dict[str, Line] = {
     "bench discovery": Line(()),
     "bench heartbeats": Line(()),
     "bench latency": Line(()),
+    "bench packing": Line((), {"--tasks": "100"}),
     "bench rebuild": Line(()),
     "bench tasks": Line(()),
     "task cancel": Line(("none",)),
