@@ -2,7 +2,7 @@
 
 PY := .venv/bin/python
 SEEDS ?= 200
-BENCH ?= tasks latency rebuild discovery heartbeats
+BENCH ?= tasks latency rebuild discovery heartbeats packing
 ARGS ?=
 
 .PHONY: help demo test check sim e2e bench compare faults check-install lock clean venv venv-dev

@@ -53,7 +53,16 @@ from events.node import (
     NodeReturned,
     NodeUncordoned,
 )
-from events.pool import PoolAllocated, PoolDefined, PoolReleased
+from events.pool import (
+    PoolAllocated,
+    PoolBound,
+    PoolDefined,
+    PoolMoved,
+    PoolPreempted,
+    PoolReleased,
+    PoolRequested,
+    PoolWithdrawn,
+)
 from events.prices import PricesSet
 from events.queue import (
     QueueBlocked,
@@ -110,7 +119,8 @@ AnyEvent = (
     | TaskPaused | TaskResumed | TaskExtended
     | WorkerRegistered | WorkerDraining | WorkerLeft | WorkerLost | WorkerHeartbeat
     | NodeRegistered | NodeCordoned | NodeUncordoned | NodeLost | NodeReturned | NodeRemoved | NodeHeartbeat
-    | PoolDefined | PoolAllocated | PoolReleased
+    | PoolDefined | PoolRequested | PoolAllocated | PoolBound | PoolMoved | PoolReleased | PoolPreempted
+    | PoolWithdrawn
     | LimitDefined | LimitDeleted
     | BudgetDefined | BudgetCorrected | BudgetRemoved | PricesSet
     | QueueDefined | QueuePolicySet | QueuePolicyFailed | QueuePaused | QueueResumed | QueueDeleted | QueueBlocked

@@ -122,6 +122,7 @@ class TaskSubmitted(TaskEvent, frozen=True, kw_only=True, gc=False, omit_default
     if that had run then. It stays on the version of workers that it begins on, unless `pin_version` is false.
     `rule` names the rule of the settings that permitted it, if there were any; then only workers that meet
     `rule_filter`, too, get it. `spend` is the most that one attempt may use.
+    `request` is the request for a share of the pool `tasks` that it uses: it is not ready before it has that share.
     """
 
     VERSION = 3
@@ -134,7 +135,7 @@ class TaskSubmitted(TaskEvent, frozen=True, kw_only=True, gc=False, omit_default
         "requeued_from": 3,
         **dict.fromkeys(("after", "waits_for", "not_before", "delay_s", "time_limits", "occurrence", "attributes"), 3),
         **dict.fromkeys(("debounce", "worker_filter", "named_amounts", "prefer", "prefers_worker", "spend"), 3),
-        **dict.fromkeys(("pin_version", "rule", "rule_filter"), 3),
+        **dict.fromkeys(("pin_version", "rule", "rule_filter", "request"), 3),
     }
 
     task_name: str
@@ -166,6 +167,7 @@ class TaskSubmitted(TaskEvent, frozen=True, kw_only=True, gc=False, omit_default
     rule: str = ""
     rule_filter: str = ""
     spend: Spend | None = None
+    request: str = ""
 
     @property
     def named_amounts(self) -> dict[str, int]:

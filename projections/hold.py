@@ -97,6 +97,10 @@ def test_of(hold: Hold) -> Test:
     return lambda task: task.queue == queue and meets(task)
 
 
+REQUESTS = "@requests"
+"""What keeps the tasks whose request waits for a share of a pool, as a hold does; no hold has such an id."""
+
+
 class OnHold:
     """The tasks that would be ready without holds: each is kept by the hold placed first of those that it meets."""
 
@@ -118,9 +122,17 @@ class OnHold:
 
     def place(self, hold: Hold) -> Test:
         """Note a hold, which keeps no task yet; return its test."""
-        test = self.tests[hold.hold_id] = test_of(hold)
-        self.of[hold.hold_id] = {}
+        test = test_of(hold)
+        self.add(hold.hold_id, test)
         return test
+
+    def add(self, hold_id: str, test: Test) -> None:
+        """Note what keeps tasks, none yet; requests that wait are asked before all holds."""
+        first = {hold_id: test} if hold_id == REQUESTS else {}
+        others = {**self.tests, hold_id: test}
+        self.tests.clear()
+        self.tests.update(first | others)
+        self.of[hold_id] = {}
 
     def end(self, hold_id: str) -> Iterable[Task]:
         """Forget a hold, and return the tasks that it kept: others may keep them."""
@@ -151,7 +163,7 @@ class OnHold:
 
     def met_by(self, task: Task) -> Iterator[str]:
         """Yield the holds that a task meets, by the order of placing."""
-        return (hold_id for hold_id, test in self.tests.items() if test(task))
+        return (hold_id for hold_id, test in self.tests.items() if hold_id != REQUESTS and test(task))
 
     def replace(self, task: Task) -> bool:
         """Replace the old value of a task that is kept; return whether it is one."""

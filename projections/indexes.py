@@ -16,7 +16,8 @@ from events.resources import NONE
 from events.schedule import ScheduleStatus
 from events.task import TaskStatus
 from projections.cancel_ladder import CancelLadder
-from projections.hold import OnHold
+from projections.hold import REQUESTS, OnHold
+from projections.in_pools import InPools, task_waiting
 from projections.keyed import Keyed
 from projections.lanes import Lanes
 from projections.queue import name_of, policy_of
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
     from events.service import ServiceStatus
     from projections.container import Container
     from projections.hold import Hold, PastHold
-    from projections.pool import Allocation, Pool
+    from projections.pool import Pool
     from projections.queue import Queue
     from projections.ready import Key
     from projections.schedule import Schedule
@@ -242,7 +243,7 @@ class Indexes:
         self.container_starts = self.container_failures = 0
         self.node_held: dict[str, Resources] = {}  # the sum of what the containers on each node hold, if any
         self.worker_counts: dict[WorkerStatus, int] = {}
-        self.pool_held: dict[str, Resources] = {}  # the sum of the allocations of each pool that has had some
+        self.in_pools, self._tasks_requesting = InPools(), dict[str, None]()  # those whose request waits for a share
         self.rounds: dict[str, float] = {}
         self.round = 0.0  # the highest of them: where the rotation over the workers is
 
@@ -488,18 +489,46 @@ class Indexes:
                 self.containers_on.setdefault(after.node_id, {})[after.container_id] = None
 
     def pool_changed(self, _: Pool | None, after: Pool) -> None:
-        """Add a pool with its allocations; each one that comes or goes has a method of its own."""
+        """Add a pool with its allocations and requests; each one that comes or goes has a method of its own."""
         self.owned_pools.count(after, 1)
-        for one in after.allocations.values():
-            self.allocated(after.pool_id, one)
+        for request_id in (*after.allocations, *after.waiting):
+            self.request_changed(None, after, request_id, {})
 
-    def allocated(self, pool_id: str, share: Allocation) -> None:
-        self.owned_allocations.count(share, 1)
-        self.pool_held[pool_id] = self.pool_held.get(pool_id, NONE) + share.resources
+    def request_changed(self, before: Pool | None, after: Pool, request_id: str, tasks: Mapping[str, Task]) -> None:
+        """Count what a request had of a pool before, and what it has now; *tasks* are all tasks."""
+        had, has = self.in_pools.change(before, after, request_id)
+        if had is not None:
+            self.owned_allocations.count(had, -1)
+        if has is not None:
+            self.owned_allocations.count(has, 1)
+        was, now = task_waiting(before, request_id), task_waiting(after, request_id)
+        if was != now:
+            if was:
+                self._no_longer_requests(was)
+            if now:
+                self._requests(now, tasks.get(now))
 
-    def released(self, pool_id: str, share: Allocation) -> None:
-        self.owned_allocations.count(share, -1)
-        self.pool_held[pool_id] -= share.resources
+    def _requests(self, task_id: str, task: Task | None) -> None:
+        if not self._tasks_requesting:
+            requesting = self._tasks_requesting
+            self.on_hold.add(REQUESTS, lambda one: one.task_id in requesting)
+        self._tasks_requesting[task_id] = None
+        if task is not None and self.on_hold.remove(task_id):
+            self.on_hold.keep(task, REQUESTS)
+        elif task is not None and self.lanes.has(task):
+            self._no_longer_wait(task)
+            self.on_hold.keep(task, REQUESTS)
+            for lanes in (self.lanes, *(self._lanes_of or {}).values()):
+                lanes.forget_gone()
+
+    def _no_longer_requests(self, task_id: str) -> None:
+        del self._tasks_requesting[task_id]
+        task = self.on_hold.of[REQUESTS].get(task_id)
+        if task is not None:
+            self.on_hold.remove(task_id)
+            self._ready(task)
+        if not self._tasks_requesting:
+            self.on_hold.end(REQUESTS)
 
     def session_changed(self, before: Session | None, after: Session | None) -> None:
         self.owned_sessions.changed(before, after)

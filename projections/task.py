@@ -120,6 +120,7 @@ class Task(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults=Tr
     `spend` is the most that one attempt may use, `reserved` what budgets keep for the one that runs; it has used
     `usage`, which costs `spent`, as far as it was reported. `total_spent` is what the attempts that have ended were
     charged, `unreported` the last one of them whose holder may still report what it used.
+    `request` is the request for a share of the pool `tasks` that it named.
     """
 
     task_id: str
@@ -210,6 +211,7 @@ class Task(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults=Tr
     spent: Spent | None = None
     total_spent: Spent | None = None
     unreported: UnreportedAttempt | None = None
+    request: str = ""
 
     @property
     def is_ended(self) -> bool:
@@ -318,6 +320,8 @@ def content_of(task: Task | TaskSubmitted, payload_digest: str) -> int:
         text += "\0not pinned"
     if task.spend is not None:
         text += f"\0spend {msgspec.structs.astuple(task.spend)}"
+    if task.request:
+        text += f"\0request {task.request}"
     return crc32(text.encode())
 
 
@@ -389,6 +393,7 @@ def submitted_as(event: TaskSubmitted, stamp: Stamp) -> Task:
         rule=intern(event.rule) if event.rule else "",
         rule_filter=intern(event.rule_filter) if event.rule_filter else "",
         spend=event.spend,
+        request=event.request,
     )
     if event.not_before is not None or event.debounce is not None:
         first = max(event.not_before or 0.0, 0.0 if event.debounce is None else event.debounce.until)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from events.pool import TASKS
 from events.queue import DEFAULT
 from projections.blockage import UNCLAIMED, name_in, parts, shape_id
 from projections.keyed import all_keys_of
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from projections.task import Task
     from projections.world import World
 
-HELD, QUEUE_PAUSED = "held", "queue_paused"
+HELD, QUEUE_PAUSED, REQUEST_WAITS = "held", "queue_paused", "request_waits"
 DEPENDENT, PAUSED, BACK_OFF, LATER = "waits_for", "task_paused", "back_off", "not_before"
 """The causes that are no shape's, as `task.explain` names them."""
 
@@ -105,7 +106,11 @@ def _spans(world: World, task: Task) -> tuple[CauseSpan, ...]:
 
 
 def _kept_back(world: World, task: Task) -> Iterator[tuple[float, float, str]]:
-    """Yield from when to when holds, or a pause of its queue, kept a task from the workers, in order and apart."""
+    """
+    Yield from when to when holds, a pause of its queue, or a request without its share, kept a task from the workers.
+
+    In order and apart. A request is known as long as it waits or has its share.
+    """
     now, queue_id = world.indexes.now, task.queue or DEFAULT
     on_hold = world.indexes.on_hold
     past = (one for name, one in world.past_holds.items() if on_hold.past[name](task))
@@ -116,6 +121,11 @@ def _kept_back(world: World, task: Task) -> Iterator[tuple[float, float, str]]:
     queue = world.queues.get(queue_id)
     if queue is not None and queue.paused_at is not None:
         times.append((queue.paused_at, now, QUEUE_PAUSED))
+    pool = world.pools.get(TASKS) if task.request else None
+    if pool is not None and task.request in pool.waiting:
+        times.append((task.submitted_at, now, REQUEST_WAITS))
+    elif pool is not None and (share := pool.allocations.get(task.request)) is not None:
+        times.append((task.submitted_at, share.allocated_at, REQUEST_WAITS))
     last = 0.0
     for since, until, cause in sorted(times):
         if until > last:

@@ -35,7 +35,7 @@ from events.idempotency import IdempotencyForgotten
 from events.inbox import InboxEvent
 from events.limit import LimitEvent
 from events.node import NodeEvent
-from events.pool import PoolAllocated, PoolEvent, PoolReleased
+from events.pool import PoolDefined, PoolEvent
 from events.prices import PricesSet
 from events.queue import QueueBlocked, QueueEvent
 from events.schedule import ScheduleEvent
@@ -409,10 +409,10 @@ _TABLES = {
     "spent": ("key", ""),
     "containers": ("container_id", "container_changed"),
     "services": ("service_id", "service_changed"),
+    "pools": ("pool_id", "pool_changed"),  # before the tasks, of which some wait for a share
     "tasks": ("task_id", "task_changed"),
     "workers": ("worker_id", "worker_changed"),
     "nodes": ("node_id", ""),
-    "pools": ("pool_id", "pool_changed"),
     "sessions": ("session_id", "session_changed"),
     "inboxes": ("domain", ""),
     "schedules": ("schedule_id", "schedule_changed"),
@@ -473,10 +473,8 @@ def _fold_pool(world: World) -> Callable[[Any, Stamp], None]:
         after = pools[event.pool_id] = pool.evolve(before, event, stamp)
         if before is None:
             indexes.pool_changed(None, after)
-        elif isinstance(event, PoolAllocated):
-            indexes.allocated(event.pool_id, after.allocations[event.request_id])
-        elif isinstance(event, PoolReleased):
-            indexes.released(event.pool_id, before.allocations[event.request_id])
+        elif not isinstance(event, PoolDefined):
+            indexes.request_changed(before, after, event.request_id, world.tasks)
 
     return fold
 

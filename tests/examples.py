@@ -120,7 +120,13 @@ STORY: tuple[Step, ...] = (
     *("limit.define", "limit.get", "limit.list", "limit.delete"),
     *("schedule.define", "schedule.next", "schedule.pause", "schedule.resume", "schedule.backfill", "schedule.get"),
     *("schedule.list", "schedule.delete"),
-    *("pool.define", "pool.allocate", "pool.get", "pool.release", "inbox.list", "coordinator.stats"),
+    *("pool.define", "pool.allocate", "pool.get", "pool.release"),
+    (
+        "pool.define",
+        {"pool_id": "pool_2", "capacity": {"gpus": 2}, "parts": {"node_1": {"gpus": 1}, "node_2": {"gpus": 1}}},
+    ),
+    ("pool.allocate", {"pool_id": "pool_2", "request_id": "request_2", "resources": {"gpus": 1}, "movable": True}),
+    *("pool.move", "inbox.list", "coordinator.stats"),
     *(_FAILING, _FAILED),
     *(
         "read.position",

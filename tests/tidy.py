@@ -26,7 +26,7 @@ OURS = ("events", "projections", "coordinator")
 FUNCTION_LINES = 60
 FILE_LINES_WARNED = 700
 FRAGMENT_LINES = 40
-FOLDER_MODULES = 40
+FOLDER_MODULES = 42
 LOOSE_MODULES = 14
 
 # The map of ARCHITECTURE.md. A package imports only from floors below its own, never from its own floor or above. Loose
@@ -105,6 +105,7 @@ ALLOWED: dict[str, dict[str, str]] = {
     },
     "chance": {
         "coordinator/ids.py": "generates ids",
+        "coordinator/bench/packing.py": "draws a month from its seed",
         "coordinator/nats_server/server.py": "generates the server's token",
         "coordinator/security/auth_directory.py": "generates keys",
         "events/publisher.py": "generates ids for events of other domains, which have no coordinator",

@@ -62,6 +62,7 @@ _COMMANDS = {
     "version": ("coordinator.cli.version", "version", "Ramp up, roll back and retire versions of workers."),
     "budget": ("coordinator.cli.budget", "budget", "Define, list, correct and remove budgets of tasks."),
     "prices": ("coordinator.cli.budget", "prices", "Set and show what the tokens of models cost."),
+    "pool": ("coordinator.cli.pool", "pool", "Show and define pools of resources; request shares."),
     "dead": ("coordinator.cli.dead", "dead", "List, show and requeue tasks that failed."),
     "service": ("coordinator.cli.query", "service", "List services."),
     "schedule": ("coordinator.cli.schedule", "schedule", "Define schedules of tasks, and show their next runs."),

@@ -64,6 +64,14 @@ BENCHES = {
             Count("tasks", 100_000, 1000, 10_000_000, "Pending tasks for the memory measurement."),
         ),
     ),
+    "packing": Bench(
+        "Measure how well a month of mixed tasks is packed.\n\n"
+        "In virtual time, without a server: the engine's placement, first fit, best fit, and what none can exceed.",
+        (
+            Count("tasks", 8000, 100, 1_000_000, "Tasks of the month: together 110 % of what the fleet can do."),
+            Count("seed", 1, 0, 1_000_000_000, "Another one gives another month."),
+        ),
+    ),
     "discovery": Bench(
         "Measure the time to find a service and to see a change.",
         (

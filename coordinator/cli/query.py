@@ -136,6 +136,7 @@ _TASK_FACTS = (
     ("security rule", lambda t: t.rule),
     ("prefers", lambda t: f"{t.preference}, for {t.prefer.for_s:g} s" if t.preference else ""),
     *SPEND_FACTS,
+    ("request", lambda t: t.request),
     ("tenant", lambda t: t.tenant),
     ("trace", lambda t: t.traceparent),
     ("started", lambda t: moment(t.started_at)),
@@ -188,6 +189,7 @@ def task() -> None:
 @click.option("--sticky-to", metavar="ID", default="", help="Wait first for the worker that ran this task.")
 @click.option("--prefer-for", type=Number(0.0, 3600.0, SECONDS), default=5.0, help="How long to wait for it (5 s).")
 @click.option("--any-version", is_flag=True, help="Go on at workers of any version, wherever it began.")
+@click.option("--request", metavar="ID", default="", help="Begin with the share of this request of pool tasks.")
 @click.option("--delay", type=Number(0.0, LATEST_S, SECONDS), help="Start this many seconds from now.")
 @click.option("--not-before", type=Moment(), help="Start at this time at the earliest: 2026-11-23T17:15:00+01:00.")
 @click.option("--id", "task_id", metavar="ID", help="Task id. A second submit with the same id has no effect.")
@@ -275,6 +277,7 @@ def _submit_command(name: str, options: dict[str, Any]) -> SubmitTask:
         worker_filter=options["worker_filter"],
         prefer=_prefer(options),
         pin_version=not options["any_version"],
+        request=options["request"],
         retry=retry_of(options),
         after=_after(options),
         not_before=None if options["not_before"] is None else options["not_before"].timestamp(),

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 _ID_CHARS_MAX = 64
 _BASE_CHARS = 46
-_NOT_REPEATED = frozenset({"task_id", "idempotency_key", "requeued_from", "after", "not_before", "delay_s"})
+_NOT_REPEATED = frozenset({"task_id", "idempotency_key", "requeued_from", "after", "not_before", "delay_s", "request"})
 _numbered = re.compile(r"(.+)-r([0-9]{1,6})").fullmatch
 _COPIED = tuple(name for name in SubmitTask.__struct_fields__ if name not in _NOT_REPEATED)
 

@@ -41,14 +41,15 @@ class SubmitTask(Command[str], frozen=True, kw_only=True, gc=False):
     A task goes on where it began: once an attempt ran at a worker with a build id, further ones go only to workers with
     the same, unless `pin_version` is false.
     `spend` is the most that one attempt may use of tokens and money; budgets reserve it when the attempt begins.
+    With `request`, a request for a share of the pool `tasks`, it waits until that has its share, which ends with it.
     """
 
     KIND, VERB = "task", "submit"
     REFUSALS = frozenset({
         "bad_after", "bad_attributes", "bad_filter", "bad_number", "bad_payload", "bad_priority", "bad_resources",
         "bad_retry", "bad_text", "bad_time", "busy", "id_taken", "memory_full", "no_price", "over_budget",
-        "payload_too_large", "queue_full",
-        "quota", "rate_limited", "too_many", "unknown_predecessor", "unknown_queue",
+        "payload_too_large", "queue_full", "quota", "rate_limited", "request_bound", "too_many", "unknown_predecessor",
+        "unknown_queue", "unknown_request",
     })  # fmt: skip
     EXAMPLE = Example({"task_id": "task_1", "task_name": "add", "priority": 5, "payload": PAYLOAD}, "task_1")
 
@@ -75,6 +76,7 @@ class SubmitTask(Command[str], frozen=True, kw_only=True, gc=False):
     prefer: Prefer | None = None
     pin_version: bool = True
     spend: Spend | None = None
+    request: str = ""
 
 
 class ClaimTasks(Command[list[Task]], frozen=True, kw_only=True, gc=False):

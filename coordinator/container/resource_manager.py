@@ -43,4 +43,4 @@ class ResourceManager(PoolFacade):
         """
         wanted("limits", limits, ResourceLimits, "a ResourceLimits")
         asked = {"cpu": limits.cpu_limit, "memory": limits.memory_limit, "gpu": limits.gpu_limit}
-        return await self._allocate(request_id, Resources.parse(asked), 0)
+        return await self._allocate(request_id, Resources.parse(asked), 0, 0.0)

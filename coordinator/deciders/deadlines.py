@@ -12,17 +12,19 @@ import heapq
 from math import inf
 from typing import TYPE_CHECKING
 
+from coordinator.deciders import pool_owners
 from events.codec import EVENTS
 from events.container import ContainerEvent
 from events.coordinator import CoordinatorMassSilenceEnded, Watched
 from events.node import NodeEvent
+from events.pool import PoolEvent
 from events.service import ServiceEvent
 from events.task import TaskStarted
 from events.worker import WorkerEvent
 from projections.time_limits import heartbeat_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Collection, Iterable, Iterator
 
     from events.base import Event
     from projections.world import World
@@ -102,6 +104,10 @@ class Deadlines:
         self.attempts = Due(task_id for task_id in held if heartbeat_of(world.tasks[task_id]) is not None)
         """The tasks whose attempt has to report at least every so often."""
         self.workers = Due(world.workers)
+        self.owners: dict[str, None] = dict.fromkeys(world.indexes.in_pools.owners)
+        """The owners of shares of pools that may have ended."""
+        self.pools = dict(world.indexes.in_pools.waited_for)
+        """The pools that have changed while requests wait."""
         self.services = Due(world.services)
         self.nodes = Due(world.nodes)
         self.containers = Due(world.containers)
@@ -115,14 +121,17 @@ class Deadlines:
             ServiceEvent: self.service_changed,
             NodeEvent: self._node_changed,
             ContainerEvent: self._container_changed,
+            PoolEvent: self._pool_changed,
         }
         self._followings: dict[type[Event], Callable[[str], None]] = {
             kind: follow for kind in EVENTS.values() for base, follow in by_base.items() if issubclass(kind, base)
         }
 
-    def note(self, events: Iterable[Event]) -> None:
+    def note(self, events: Collection[Event]) -> None:
         """Look again at what these folded events are about."""
         followings = self._followings
+        if self._world.indexes.in_pools.owners:
+            self.owners |= dict.fromkeys(pool_owners.ended(self._world, events))
         for event in events:
             kind = type(event)
             if kind is TaskStarted:
@@ -159,6 +168,10 @@ class Deadlines:
         for task_id in self._world.indexes.held.get(worker_id, ()):
             if self._world.tasks[task_id].time_limits is not None:
                 self.attempts.changed(task_id)
+
+    def _pool_changed(self, pool_id: str) -> None:
+        if pool_id in self._world.indexes.in_pools.waited_for:
+            self.pools[pool_id] = None
 
     def _node_changed(self, node_id: str) -> None:
         self.nodes.changed(node_id)

@@ -15,6 +15,7 @@ from coordinator.deciders import (
     heartbeats,
     hold,
     node,
+    pool,
     schedule,
     service,
     silence,
@@ -63,5 +64,7 @@ def _due(
     yield from silence.due(world, signs, context, heard_now, deadlines.silences)
     yield from worker.due(world, signs, context, heard_now, deadlines.workers)
     yield from service.due(world, signs, context, heard_now, deadlines.services)
+    if deadlines.owners or deadlines.pools or world.indexes.in_pools.waited_for:
+        yield from pool.due(world, context, deadlines.owners, deadlines.pools)
     yield from with_following(world, node.due(world, signs, context, heard_now, deadlines.nodes), context)
     yield from with_following(world, supervision.due(world, signs, context, heard_now, deadlines.containers), context)

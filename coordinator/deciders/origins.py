@@ -17,6 +17,7 @@ from events.base import START
 from events.container import ContainerCreated, ContainerEvent, ContainerFailed
 from events.coordinator import CoordinatorPlacementRefused
 from events.node import NodeEvent, NodeRegistered
+from events.pool import PoolAllocated, PoolBound, PoolMoved, PoolPreempted, PoolReleased, PoolWithdrawn
 from events.schedule import ScheduleDefined, ScheduleEvent
 from events.service import ServiceEvent, ServiceHealthChanged, ServiceRegistered
 from events.session import SessionBound, SessionClosed
@@ -185,6 +186,13 @@ def _of_submitted(world: World, event: TaskSubmitted, said: Said) -> Origin:
     return _of_schedule(world, event.occurrence, said)
 
 
+def _of_share(world: World, event: Any, _: Said) -> Origin:
+    """What happens to a share, or to a request that waits, happens to the tenant that asked for it."""
+    pool = world.pools.get(event.pool_id)
+    known = None if pool is None else pool.allocations.get(event.request_id) or pool.waiting.get(event.request_id)
+    return NO_ORIGIN if known is None else (known.tenant, "", "")
+
+
 def _of_schedule(world: World, event: Any, said: Said) -> Origin:
     schedule = world.schedules.get(event.schedule_id)
     return NO_ORIGIN if schedule is None else (schedule.tenant, "", str(schedule.latest))
@@ -218,6 +226,7 @@ ORIGINS: dict[type[Event], Callable[[World, Any, Said], Origin]] = {
     TaskPaused: _of_failed,
     TaskCancelled: _of_dependant,
     TaskUnblocked: _of_dependant,
+    **dict.fromkeys((PoolAllocated, PoolBound, PoolMoved, PoolReleased, PoolPreempted, PoolWithdrawn), _of_share),
 }
 """
 Functions that return tenant, traceparent and causationid of an event that is decided but not folded; '' for none.

@@ -40,7 +40,7 @@ PREFER_MOST_S = 3600.0
 _CONTENT = (
     "task_name", "task_type", "priority", "timeout_s", "max_retries", "resources", "idempotency_key", "queue",
     "fairness_key", "retry", "requeued_from", "after", "time_limits",
-    "attributes", "worker_filter", "prefer", "pin_version", "spend",
+    "attributes", "worker_filter", "prefer", "pin_version", "spend", "request",
 )  # fmt: skip
 """What the repeat of a submit must say again, besides the payload."""
 _SHA256_DIGITS = 64
@@ -106,6 +106,7 @@ def submission(world: World, command: SubmitTask, context: DecisionContext) -> T
         prefers_worker="" if command.prefer is None else _preferred(world, command.prefer),
         pin_version=command.pin_version,
         spend=command.spend,
+        request=command.request,
     )
 
 

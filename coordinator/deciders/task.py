@@ -23,7 +23,7 @@ from coordinator.commands.task import (
     SubmitTask,
 )
 from coordinator.commands.validation import check_number, check_text, shortened, shortened_begin
-from coordinator.deciders import cancel_ladder, dependencies, limit
+from coordinator.deciders import cancel_ladder, dependencies, limit, pool_owners
 from coordinator.deciders.first_start import too_early
 from coordinator.deciders.housing import is_frozen
 from coordinator.deciders.queue import check_queue
@@ -101,6 +101,8 @@ def submit(world: World, command: SubmitTask, context: DecisionContext) -> Event
     made, end = _admitted(world, submitted, command, context)
     if made.existing:
         return ()
+    if command.request:
+        made = made._replace(first=(*made.first, pool_owners.bound(world, command.request, command.task_id)))
     return (*made.first, made.event) if end is None else (*made.first, made.event, end)
 
 
@@ -141,6 +143,8 @@ def planned(world: World, command: SubmitTask, context: DecisionContext) -> Task
     if known is not None:
         same_task(known, command, event, f"task_id {command.task_id!r}")
         return known
+    if command.request:
+        pool_owners.bound(world, command.request, command.task_id)
     made, end = _admitted(world, event, command, context)
     if made.existing:
         return _known(world, made.existing)

@@ -582,7 +582,7 @@ class Engine:
     def _record_due(self, turn: Turn) -> None:
         heard_now, deadlines = self._heard, self._deadlines
         deadlines.note(turn.events)
-        if heard_now < self._next_tick and not self.world.indexes.cancels.is_due(turn.now):
+        if heard_now < self._next_tick and not deadlines.owners and not self.world.indexes.cancels.is_due(turn.now):
             return
         self.listening.look(heard_now)
         self._next_tick = heard_now + self._limits.tick_s

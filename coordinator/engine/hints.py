@@ -22,6 +22,7 @@ from events.container import (
     ContainerStarting,
     ContainerStopping,
 )
+from events.pool import PoolPreempted
 from events.task import (
     TaskAttemptFailed,
     TaskCancelled,
@@ -70,6 +71,7 @@ class Hints:
             TaskTimedOut: self._timed_out,
             TaskCancelled: self._cancelled,
             TaskCancelAsked: self._cancel_asked,
+            PoolPreempted: self._preempted,
             **dict.fromkeys(_CHANGES_NODE, self._node_changed),
             ContainerResuming: self._resuming,
             ContainerResumed: self._resumed,
@@ -146,6 +148,11 @@ class Hints:
 
     def _cancel_asked(self, event: TaskCancelAsked, _: float) -> None:
         self._to_cancel.append(event.task_id)
+
+    def _preempted(self, event: PoolPreempted, _: float) -> None:
+        """Tell the worker of an attempt whose share was taken: who took it begins now."""
+        if event.lease:
+            self._notices.setdefault(("worker", event.worker_id), []).append(event.lease)
 
     def _node_changed(self, event: Any, _: float) -> None:
         self._notices.setdefault(("node", self._world.containers[event.container_id].node_id), [])

@@ -277,7 +277,8 @@ def _pool(pool: Pool, question: GetPool) -> Pool:
     limit = MOST_LISTED if question.limit is None else question.limit
     paged = msgspec.structs.replace(question, limit=limit)
     shown = _page(pool.allocations, iter(pool.allocations), paged)
-    return msgspec.structs.replace(pool, allocations={one.request_id: one for one in shown})
+    waiting = {} if question.after else pool.waiting
+    return msgspec.structs.replace(pool, allocations={one.request_id: one for one in shown}, waiting=waiting)
 
 
 def find_services(world: World, signs: Signs, question: FindServices, heard_now: float) -> Iterator[ServiceView]:

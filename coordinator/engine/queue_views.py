@@ -12,6 +12,7 @@ from coordinator.commands.queue import SHARES_SHOWN, MadeWait, QueueView, Sharer
 from coordinator.deciders.queue import tasks_in
 from events.queue import DEFAULT
 from projections import blockage, waits
+from projections.hold import REQUESTS
 from projections.queue import default_queue, name_of, policy_of
 from projections.ready import FIFO
 from projections.shares import Account, name_in
@@ -90,9 +91,11 @@ def _waits(world: World, queue_id: str) -> list[WaitReason]:
                 if is_paused:
                     cause, holders = waits.QUEUE_PAUSED, ()
                 note(cause or blockage.UNCLAIMED, len(shape.members), oldest[1].submitted_at, holders)
-    held = chain.from_iterable(kept.values() for kept in indexes.on_hold.of.values())
+    kept = indexes.on_hold.of
+    held = chain.from_iterable(tasks.values() for hold_id, tasks in kept.items() if hold_id != REQUESTS)
     for code, tasks in (
         (waits.HELD, held),
+        (waits.REQUEST_WAITS, kept.get(REQUESTS, {}).values()),
         (waits.DEPENDENT, indexes.dependants.waiting.values()),
         (waits.PAUSED, map(world.tasks.__getitem__, indexes.paused)),
         ("", indexes.parked_members.values()),

@@ -21,10 +21,13 @@ from coordinator.deciders.rules import DecisionContext, present_s
 from coordinator.deciders.task import planned
 from coordinator.placement.budget_reasons import of_budgets
 from coordinator.placement.sources import Patience, ordering_of, prefers_for_s
+from events.pool import TASKS
 from events.queue import DEFAULT
 from events.resources import NONE, Resources
 from events.task import TaskStatus
+from projections.ledger import wait_of
 from projections.limit import keys_of, limit_of, opens_at
+from projections.pool import OF_TASK
 from projections.queue import policy_of
 from projections.waits import waited
 from projections.worker import WorkerStatus
@@ -123,6 +126,7 @@ def _pending(world: World, signs: Signs, task: Task, rules: Rules, heard_now: fl
         (
             *_of_task(world, task),
             *_of_holds(world, task),
+            *_of_request(world, task),
             *_of_preference(task, waits_s),
             *_of_queue(world, task),
             *_of_limits(world, task),
@@ -257,6 +261,32 @@ def _of_holds(world: World, task: Task) -> Iterator[Reason]:
         text=f"hold {first.hold_id} of {first.placed_by or 'nobody known'} keeps it{end}{why}{more}",
         blockers=[Blocker(kind="hold", id=one.hold_id, for_s=now - one.placed_at) for one in holds[:MOST_BLOCKERS]],
         change=f"coordinator hold lift {first.hold_id}",
+    )
+
+
+def _of_request(world: World, task: Task) -> Iterator[Reason]:
+    """Yield why the request that a task named has no share of the pool yet."""
+    pool = world.pools.get(TASKS)
+    if not task.request or pool is None or task.request not in pool.waiting:
+        return
+    wait = wait_of(pool, world.indexes.in_pools.held.get(TASKS, {}), task.request)
+    now, left = world.indexes.now, ""
+    if wait.until is not None:
+        left = f"; it times out in {max(0.0, wait.until - now):.1f} s"
+    holders = [pool.allocations[one] for one in wait.held_by if one in pool.allocations]
+    change = "coordinator pool define tasks, with more"
+    if wait.code == "room" and holders:
+        owner = holders[0].owner
+        of_task = owner.startswith(OF_TASK)
+        change = f"coordinator pool release tasks {holders[0].request_id}"
+        change = f"coordinator task cancel {owner.removeprefix(OF_TASK)}" if of_task else change
+    yield Reason(
+        code="request_waits",
+        tier=Tier.ITSELF,
+        text=f"its request {task.request} is number {wait.place} for a share of pool {TASKS}: {wait.text}{left}",
+        blockers=[Blocker(kind="request", id=one.request_id, for_s=now - one.allocated_at) for one in holders]
+        or [Blocker(kind="request", id=one) for one in wait.held_by],
+        change=change,
     )
 
 

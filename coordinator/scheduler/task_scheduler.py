@@ -306,7 +306,13 @@ def _again(idempotency_key: Any, retry: Any, after: Any) -> dict[str, Any]:
 
 
 def _where(
-    queue: Any, fairness_key: Any, attributes: Any, worker_filter: Any, prefer: Any, pin_version: Any
+    queue: Any,
+    fairness_key: Any,
+    attributes: Any,
+    worker_filter: Any,
+    prefer: Any,
+    pin_version: Any,
+    request: Any,
 ) -> dict[str, Any]:
     if isinstance(prefer, str):
         prefer = Prefer(filter=text("prefer", prefer))
@@ -324,6 +330,7 @@ def _where(
         "worker_filter": text("worker_filter", worker_filter),
         "prefer": prefer,
         "pin_version": flag("pin_version", pin_version),
+        "request": text("request", request),
     }
 
 
@@ -414,6 +421,7 @@ class TaskScheduler(Facade):
         prefer: Prefer | str | None = None,
         pin_version: bool = True,
         spend: Spend | None = None,
+        request: str = "",
     ) -> str:
         """
         Submit a task to the queue and return its id. It is durable then; after `Unavailable` it may be, too.
@@ -442,13 +450,14 @@ class TaskScheduler(Facade):
             prefer: a filter as that, or `Prefer(…)`: for 5 s it waits for such a worker, if there is one; then for any.
             pin_version: whether it goes on only at workers with the build id of the worker that it began on, if any.
             spend: the most that one attempt may use, which budgets reserve: `Spend(model="…", input_tokens=8000, …)`.
+            request: a request of `ResourceAllocator`: the task begins when that has its share, which ends with it.
 
         Raises:
             Refused: an argument is invalid, the queue does not exist, or a limit or a budget does not allow it.
             NotFound: a task of *after* does not exist, or ended longer than 10 minutes ago.
         """
         what = _work(task_id, task_name, task_type, priority, timeout, max_retries, resources, payload, spend)
-        where = _where(queue, fairness_key, attributes, worker_filter, prefer, pin_version)
+        where = _where(queue, fairness_key, attributes, worker_filter, prefer, pin_version, request)
         when = _times(not_before, delay, start_within, finish_within, heartbeat)
         return await self._submit(**what, **where, **when, **_again(idempotency_key, retry, after))
 

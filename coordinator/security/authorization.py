@@ -25,6 +25,7 @@ from coordinator.commands.worker import RegisterWorker
 from coordinator.security.permissions import COMMANDS_OF, ROLES, commands_of
 from events.cancel_ladder import Escalation
 from events.errors import Forbidden, Refused, Unavailable, shown
+from events.pool import TASKS
 from projections.task import SMALL_CHARS, bytes_of
 
 if TYPE_CHECKING:
@@ -83,6 +84,8 @@ class AccessRules(msgspec.Struct, frozen=True, kw_only=True):
 _OWN_FIELD = {"worker": "worker_id", "node": "node_id"}
 _NEED_LEASE = frozenset({"worker", "agents"})
 """The roles of those who execute tasks: what they report on was given to them."""
+_NAME_SHARES = frozenset({ReleasePool, SubmitTask})
+"""The commands that name a share of a pool, which must be the source's own."""
 _OVER_ALL = frozenset({"admin", "coordinator"})
 """The roles that may also release what another source holds."""
 
@@ -132,7 +135,7 @@ def verdict(rules: AccessRules, source: str, tenant: str, command: type[Command]
     limits = _LIMITS_OF.get(command, ())
     quotas = tuple(one for one in both if any(getattr(one[2], limit) is not None for limit in limits))
     needs_lease = rule.needs_lease and command in (CompleteTask, FailTask)
-    only_of = source if command is ReleasePool and source.partition("-")[0] not in _OVER_ALL else ""
+    only_of = source if command in _NAME_SHARES and source.partition("-")[0] not in _OVER_ALL else ""
     may_stop = command is not CancelTask or rule.may is None or StopContainer in rule.may
     return Verdict(own=rule.own, needs_lease=needs_lease, only_of=only_of, quotas=quotas, may_stop=may_stop)
 
@@ -165,8 +168,11 @@ def check(world: World, found: Verdict, command: Command) -> None:
         task = shown(command.task_id)
         msg = f"cancelling task {task} may stop a container, which needs container.stop: do not escalate"
         raise Forbidden(msg)
-    if found.only_of and isinstance(command, ReleasePool):
-        _check_owner(world, found.only_of, command)
+    if found.only_of:
+        if isinstance(command, ReleasePool):
+            _check_owner(world, found.only_of, command.pool_id, command.request_id)
+        elif isinstance(command, SubmitTask) and command.request:
+            _check_owner(world, found.only_of, TASKS, command.request)
     if not found.quotas:
         return
     if isinstance(command, SubmitTask):
@@ -179,13 +185,13 @@ def check(world: World, found: Verdict, command: Command) -> None:
             _check_count(world.indexes, kind, whose, name, quota)
 
 
-def _check_owner(world: World, source: str, command: ReleasePool) -> None:
-    pool = world.pools.get(command.pool_id)
-    share = None if pool is None else pool.allocations.get(command.request_id)
+def _check_owner(world: World, source: str, pool_id: str, request_id: str) -> None:
+    pool = world.pools.get(pool_id)
+    share = None if pool is None else pool.allocations.get(request_id) or pool.waiting.get(request_id)
     # Nobody is recorded as the owner of what an older release allocated.
     if share is not None and share.source not in ("", source):
-        held = f"the share {shown(command.request_id)} of pool {shown(command.pool_id)} belongs to {share.source}"
-        raise Forbidden(f"{held}, not to {source}: only its owner or an administrator may release it")
+        held = f"the share {shown(request_id)} of pool {shown(pool_id)} belongs to {share.source}"
+        raise Forbidden(f"{held}, not to {source}: only its owner or an administrator may release or use it")
 
 
 def _check_pending(world: World, found: Verdict, command: SubmitTask) -> None:
@@ -284,7 +290,9 @@ def _new_pool(world: World, command: DefinePool, *_: str) -> tuple[_Kind, ...]:
 
 def _new_share(world: World, command: AllocatePool, *_: str) -> tuple[_Kind, ...]:
     pool = world.pools.get(command.pool_id)
-    return () if pool is None or command.request_id in pool.allocations else (_SHARES,)
+    if pool is None or command.request_id in pool.allocations or command.request_id in pool.waiting:
+        return ()
+    return (_SHARES,)
 
 
 def _new_schedule(world: World, command: DefineSchedule, whose: str, name: str) -> tuple[_Kind, ...]:

@@ -118,6 +118,16 @@ def test_heartbeats() -> None:
     assert figures["both_cpu"] >= figures["coordinator_cpu"] >= 0
 
 
+def test_packing() -> None:
+    """The placements side by side, without a server; below the bound."""
+    ended = run("bench", "packing", "--tasks=300", "--seed=5", timeout_s=BENCH_TIMEOUT_S)
+    assert (ended.code, ended.err, ended.out.count("\n")) == (0, "", 1), ended
+    figures: dict[str, Any] = json.loads(ended.out)
+    for name in ("ours", "first_fit", "best_fit"):
+        for kind, most in figures["bound"]["used"].items():
+            assert 0 < figures[name]["used"][kind] <= most <= 1
+
+
 @pytest.mark.parametrize("name", ["heartbeats", "rebuild"])
 def test_ctrl_c_stops_everything(name: str, tmp_path: Path, temporary: Path) -> None:
     """After the server has started, Ctrl-C ends everything with 130 and no output; no started process remains."""

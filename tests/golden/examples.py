@@ -60,7 +60,17 @@ from events.node import (
     NodeReturned,
     NodeUncordoned,
 )
-from events.pool import PoolAllocated, PoolDefined, PoolReleased
+from events.pool import (
+    Placing,
+    PoolAllocated,
+    PoolBound,
+    PoolDefined,
+    PoolMoved,
+    PoolPreempted,
+    PoolReleased,
+    PoolRequested,
+    PoolWithdrawn,
+)
 from events.prices import Price, PricesSet
 from events.queue import (
     FairShare,
@@ -359,6 +369,7 @@ EXAMPLES: dict[str, Event] = {
         task_name="summarize",
         time_limits=TimeLimits(start_within_s=60.5, finish_within_s=600.5, heartbeat_s=15.5),
     ),
+    "task.submitted.v3.80": TaskSubmitted(task_id="task_1", task_name="summarize", request="req_1"),
     "task.submitted.v3.50": TaskSubmitted(
         task_id="task_1",
         task_name="summarize",
@@ -676,6 +687,41 @@ EXAMPLES: dict[str, Event] = {
     "pool.defined.v2": PoolDefined(pool_id="pool_1", capacity=_MUCH, owned=True),
     "pool.allocated.v1": PoolAllocated(pool_id="pool_1", request_id="req_1", resources=_MUCH, priority=9),
     "pool.allocated.v2": PoolAllocated(pool_id="pool_1", request_id="req_1", resources=_MUCH, priority=9, owned=True),
+    "pool.defined.v3": PoolDefined(
+        pool_id="tasks",
+        capacity=Resources(cpu_millis=12_000, gpus=2),
+        owned=True,
+        parts={"node_1": Resources(cpu_millis=8000, gpus=2), "node_2": Resources(cpu_millis=4000)},
+        placing=Placing.SPREAD,
+        quotas={"tenant:*": Resources(gpus=1), "source:planning": Resources(cpu_millis=6000)},
+    ),
+    "pool.requested.v1": PoolRequested(
+        pool_id="tasks",
+        request_id="req_1",
+        resources=_MUCH,
+        priority=9,
+        owned=True,
+        owner="worker:worker_1",
+        until=1_795_886_130.5,
+        preempts=True,
+        movable=True,
+    ),
+    "pool.allocated.v3": PoolAllocated(
+        pool_id="tasks",
+        request_id="req_1",
+        resources=_MUCH,
+        priority=9,
+        owned=True,
+        part="node_1",
+        owner="worker:worker_1",
+        movable=True,
+    ),
+    "pool.bound.v1": PoolBound(pool_id="tasks", request_id="req_1", owner="task:task_1"),
+    "pool.moved.v1": PoolMoved(pool_id="tasks", request_id="req_1", part="node_2"),
+    "pool.preempted.v1": PoolPreempted(
+        pool_id="tasks", request_id="req_1", by="req_2", waits=True, worker_id="worker_1", lease="claim_1.1.1"
+    ),
+    "pool.withdrawn.v1": PoolWithdrawn(pool_id="tasks", request_id="req_1", reason="timed_out"),
     "pool.released.v1": PoolReleased(pool_id="pool_1", request_id="req_1", reason="finished"),
     # queues
     "queue.defined.v1": QueueDefined(queue_id="reports", weight=2.5),

@@ -39,7 +39,7 @@ from events.hold import HoldEvent, HoldExpired, HoldPlaced
 from events.inbox import InboxRecorded, InboxRefused
 from events.limit import LimitEvent
 from events.node import NodeLost
-from events.pool import PoolAllocated, PoolReleased
+from events.pool import TASKS, PoolAllocated, PoolEvent, PoolReleased, PoolWithdrawn
 from events.queue import DEFAULT, QueueDeleted, QueuePaused, QueueResumed, QueueRouted
 from events.schedule import (
     ScheduleDefined,
@@ -77,6 +77,7 @@ from tests.simulation.fit import Fit
 from tests.simulation.holder import FILTERS
 from tests.simulation.kept_budgets import KeptBudgets
 from tests.simulation.kept_limits import KeptLimits
+from tests.simulation.kept_pools import KeptPools
 from tests.simulation.kept_versions import KeptVersions
 from tests.simulation.kept_waits import KeptWaits
 from tests.simulation.promises import Promise, Violation
@@ -286,6 +287,7 @@ class History:
         self._retries = Retries()
         self._limits = KeptLimits()
         self.budgets = KeptBudgets()
+        self._pools = KeptPools()
         self._fit = Fit()
         self._versions = KeptVersions()
         self._leader = ""
@@ -308,6 +310,8 @@ class History:
                 _broken(Promise.ONCE, f"command {key} led to events in commits {before} and {sequence}: {event}")
         if envelope.actor.startswith("stranger") and not isinstance(event, CoordinatorCommandRefused):
             _broken(Promise.FORBIDDEN, f"{envelope} was caused by someone who may do nothing")
+        if wrong := self._pools.take(event, envelope.actor, time, sequence):
+            _broken(Promise.POOL, wrong)
         if isinstance(event, TaskEvent):
             self._count(event, envelope.actor, time)
             self._retries.take(event, time)
@@ -401,6 +405,8 @@ class History:
         for task_id, waits in self._waits.items():
             if waits.decided and waits.decided + COMMITS_TO_SETTLE < self._sequence:
                 _broken(Promise.AFTER, f"{task_id} waits after commit {self._sequence}, though {waits} was decided")
+        if wrong := self._pools.end(self._sequence):
+            _broken(Promise.POOL, wrong)
         late = [task_id for task_id, until in self._to_end.items() if until < self._time]
         if late:
             _broken(Promise.CANCELLED, f"{late} were asked to end, and had not after commit {self._sequence}")
@@ -520,6 +526,8 @@ class History:
 
     def _other(self, event: Any, envelope: Envelope) -> None:
         self.others.append((event, envelope.subject))
+        if isinstance(event, PoolEvent) and event.pool_id == TASKS:
+            return
         if isinstance(event, PoolAllocated):
             owners = [*self._owners.values(), envelope.actor]
             if self.sim.plan.has_access and owners.count("pooluser0") > MOST_SHARES:
@@ -547,6 +555,8 @@ class History:
         """Check the acknowledged answers against the journal."""
         sim = self.sim
         self._end_commit()
+        if sim.plan.is_lively and (wrong := self._pools.last()):
+            _broken(Promise.POOL, wrong)
         for task_id, events in self.tasks.items():
             ends = [event for event in events if isinstance(event, TERMINAL)]
             submits = sum(isinstance(event, TaskSubmitted) for event in events)
@@ -589,7 +599,8 @@ class History:
                 )
             case ReleasePool() if answer:
                 kept = any(
-                    isinstance(one, PoolReleased) and one.request_id == command.request_id for one, _ in self.others
+                    isinstance(one, PoolReleased | PoolWithdrawn) and one.request_id == command.request_id
+                    for one, _ in self.others
                 )
         if not kept:
             _broken(Promise.ACKNOWLEDGED, f"{command} was acknowledged but is not in the journal")

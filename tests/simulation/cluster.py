@@ -61,6 +61,7 @@ from tests.simulation.holder import Holder
 from tests.simulation.loop import PROCESS, Process, SeededLoop
 from tests.simulation.operator import Limiter, Operator, Releaser
 from tests.simulation.promises import Promise, Violation
+from tests.simulation.sharer import Sharer
 from tests.simulation.task_rules import rules_of
 from tests.simulation.treasurer import Treasurer
 from tests.simulation.watch import Machine, Watch
@@ -301,6 +302,8 @@ class Sim:
             users["releaser0"] = self._act(Releaser)
         if plan.has_budgets:
             users["treasurer0"] = self._act(Treasurer)
+        if plan.has_shares:
+            users |= {f"sharer{number}": self._act(Sharer) for number in range(3)}
         users["scheduleuser0"] = self._act(actors.ScheduleUser)
         for number in range(plan.containers):
             users[f"containeruser{number}"] = self._act(actors.ContainerUser)

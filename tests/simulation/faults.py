@@ -43,6 +43,7 @@ EVENTS = (
     "container.resumed", "coordinator.command_refused", "coordinator.mass_silence_ended",
     "coordinator.mass_silence_noticed", "coordinator.stopped", "fed", "fitted", "idempotency.forgotten", "inbox.read",
     "inbox.recorded", "inbox.refused", "lost_after_mass_silence", "node.lost", "node.returned", "pool.allocated",
+    "pool.bound", "pool.preempted", "pool.requested", "pool.withdrawn",
     "queue.routed", "schedule.deleted", "schedule.fired", "schedule.paused", "schedule.queued", "schedule.skipped",
     "service.health_changed", "task.attempt_failed", "task.cancelled", "task.extended", "task.failed",
     "task.progressed", "task.paused", "task.report_refused", "task.resumed", "task.timed_out",
@@ -115,6 +116,8 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     """Whether an operator changes limits."""
     has_budgets: bool = False
     """Whether tasks say what they may spend, and somebody changes budgets and prices."""
+    has_shares: bool = False
+    """Whether some users request shares of the pool `tasks`, and wait for them."""
     has_labels: bool = False
     """Whether tasks ask for certain workers, and for amounts with names."""
     has_versions: bool = False
@@ -168,6 +171,7 @@ def plan_of(seed: int) -> Plan:
         has_holds=seed % 7 == 6,
         has_limits=seed % 3 == 2,
         has_budgets=seed % 9 == 8 or seed % 11 == 8,
+        has_shares=seed % 7 == 4 and seed % 3 != 2,  # their tasks, replaced by a limit, would fill a commit
         has_labels=seed % 7 == 6,
         has_versions=seed % 5 == 4,
         has_access=random.random() < 0.25,

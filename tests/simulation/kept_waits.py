@@ -62,7 +62,14 @@ class KeptWaits:
         started, self._started = self._started, []
         for task_id in started:
             task = world.tasks.get(task_id)
-            if task is None or task.started_at is None or task.after is not None or task.resumes or self._has_holds:
+            if (
+                task is None
+                or task.started_at is None
+                or task.after is not None
+                or task.resumes
+                or task.request
+                or self._has_holds
+            ):
                 continue
             found, began = waited(world, task), task.started_at
             ready = min(self._ready[task_id], began)

@@ -16,7 +16,7 @@ import msgspec
 
 from coordinator.client.client import Client
 from coordinator.commands.task import SubmitTask
-from coordinator.deciders import cancel_ladder, dependencies, submit_rules, supervision
+from coordinator.deciders import cancel_ladder, dependencies, pool_owners, submit_rules, supervision
 from coordinator.deciders import hold as holds
 from coordinator.deciders import schedule as schedules
 from coordinator.deciders import task as decide
@@ -37,7 +37,7 @@ from events.after import AfterOn
 from events.container import ContainerStatus
 from events.resources import Resources
 from events.task import TaskAttemptFailed, TaskStatus
-from projections import blockage, container, version, waits, worker_filters, world
+from projections import blockage, container, indexes, version, waits, worker_filters, world
 from projections import task as projected
 from projections.budget import span_at, window_s
 from projections.considered import Considered
@@ -45,12 +45,13 @@ from projections.funds import Funds
 from projections.hold import OnHold
 from projections.indexes import Indexes
 from projections.keyed import Keyed
+from projections.ledger import Ledger
 from projections.store.memory import MemoryStore
 from projections.store.port import state_rows
 from projections.world import World
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from contextlib import AbstractContextManager
 
     from coordinator.journal.slots import Draft
@@ -59,6 +60,7 @@ if TYPE_CHECKING:
     from events.queue import Route
     from events.task import TaskSubmitted
     from projections.budget import Period
+    from projections.pool import Allocation, Request
     from projections.stamp import Stamp
     from projections.store.port import Batch
     from projections.task import Task
@@ -475,6 +477,13 @@ def only_the_last_cause() -> Iterator[None]:
 
 
 @contextmanager
+def share_kept_after_its_owner() -> Iterator[None]:
+    """The end of an owner frees nothing that it held."""
+    with mock.patch.object(pool_owners, "ended", return_value=[]):
+        yield
+
+
+@contextmanager
 def past_pauses_forgotten() -> Iterator[None]:
     """That a queue was paused is known while it is."""
     original = waits._kept_back
@@ -483,6 +492,39 @@ def past_pauses_forgotten() -> Iterator[None]:
         return (one for one in original(world, task) if one[1] == world.indexes.now)
 
     with mock.patch.object(waits, "_kept_back", kept_back):
+        yield
+
+
+@contextmanager
+def nothing_set_aside() -> Iterator[None]:
+    """Small requests pass a large one that waits, again and again."""
+    with mock.patch.object(Ledger, "_set_aside"):
+        yield
+
+
+@contextmanager
+def victims_too_many() -> Iterator[None]:
+    """A request that takes shares of lower priorities takes all of them."""
+    original = Ledger._taken
+
+    def taken(self: Ledger, request: Request, part: str, lower: Mapping[str, Sequence[Allocation]]) -> Any:
+        return original(self, request, part, lower) and tuple(one for shares in lower.values() for one in shares)
+
+    with mock.patch.object(Ledger, "_taken", taken):
+        yield
+
+
+@contextmanager
+def share_not_awaited() -> Iterator[None]:
+    """A task runs although its request waits."""
+    with mock.patch.object(indexes, "task_waiting", return_value=""):
+        yield
+
+
+@contextmanager
+def quota_of_pool_ignored() -> Iterator[None]:
+    """A source holds more of a pool than its quota."""
+    with mock.patch.object(Ledger, "_over_quota", return_value=""):
         yield
 
 
@@ -666,6 +708,11 @@ PLANTED: dict[str, Callable[[], AbstractContextManager[None]]] = {
         only_the_last_cause,
         past_pauses_forgotten,
         starts_forgotten,
+        share_kept_after_its_owner,
+        nothing_set_aside,
+        victims_too_many,
+        share_not_awaited,
+        quota_of_pool_ignored,
         paused_is_ready,
         later_not_held,
         hold_without_end,
@@ -691,7 +738,7 @@ PLANTED: dict[str, Callable[[], AbstractContextManager[None]]] = {
 
 FOUND_FROM = {
     "answer_before_commit": 7,
-    "capacity_freed_twice": 130,
+    "capacity_freed_twice": 138,
     "cap_of_last_window": 8,
     "delay_forgotten": 4,
     "eviction_by_wall_clock": 84,
@@ -705,13 +752,15 @@ FOUND_FROM = {
     "limit_of_the_turn_before": 14,
     "load_unrecorded": 12,
     "named_amounts_free": 6,
+    "nothing_set_aside": 39,
     "nothing_withheld": 12,
     "old_reign_believed": 988,
-    "older_epoch_obeyed": 249,
+    "older_epoch_obeyed": 368,
     "pause_ignored": 10,
     "pin_forgotten": 4,
     "position_outside_transaction": 16,
     "preference_ignored": 6,
+    "quota_of_pool_ignored": 46,
     "reason_forgotten": 9,
     "refund_forgotten": 19,
     "repeat_re_decided": 25,
@@ -720,12 +769,15 @@ FOUND_FROM = {
     "share_of_the_others": 9,
     "reservation_of_the_turn_before": 134,
     "reserved_twice": 30,
+    "share_kept_after_its_owner": 4,
+    "share_not_awaited": 46,
     "shares_forgotten": 4,
     "spared_forgotten": 75,
     "starts_forgotten": 14,
     "tombstones_forgotten": 3,
     "twin_by_grace": 187,
     "unread_removed": 33,
+    "victims_too_many": 25,
     "withdrawal_ignored": 36,
 }
 """Where to begin the search for a bug, if not at seed 0: the seed that showed it last."""

@@ -385,6 +385,7 @@ _COMPARED = frozenset({
 _FOR_NOW = frozenset({
     "no_price", "no_room", "not_startable", "not_running", "not_paused", "not_pending", "over_budget", "quota",
     "queue_full", "unknown_predecessor", "unknown_queue", "bad_version", "unknown_version", "version_in_use",
+    "request_bound", "unknown_owner", "unknown_request",
 })  # fmt: skip
 """Reasons of temporary refusals: they are not remembered, and the same request may be accepted later."""
 

@@ -184,7 +184,7 @@ class Method(NamedTuple):
     fields: dict[str, str] = {}
 
 
-SUBMITTED = {"timeout": "timeout_s", "resources": "", "prefer": "", "not_before": "", "delay": "delay_s"}
+SUBMITTED = {"request": "", "timeout": "timeout_s", "resources": "", "prefer": "", "not_before": "", "delay": "delay_s"}
 LIMITED = {
     "limit": "limit_id",
     **dict.fromkeys(
@@ -297,16 +297,19 @@ METHODS: dict[type[Any], dict[str, Method]] = {
         "get_logs": Method(),
     },
     ResourceManager: {
-        "initialize": Method(fields={"capacity": ""}),
+        "initialize": Method({"capacity": {}}, fields=dict.fromkeys(("capacity", "parts", "quotas"), "")),
         "allocate_resources": Method(
             {"request_id": "r", "limits": ResourceLimits()}, lambda h: a_pool(h, ResourceManager)
         ),
         "release_resources": Method({"request_id": "r"}),
     },
     ResourceAllocator: {
-        "initialize": Method(fields={"capacity": ""}),
-        "request_resources": Method({"request_id": "r", "resources": {}}, a_pool),
+        "initialize": Method({"capacity": {}}, fields=dict.fromkeys(("capacity", "parts", "quotas"), "")),
+        "request_resources": Method(
+            {"request_id": "r", "resources": {}}, a_pool, {"wait": "", "preempt": "", "owner": "", "movable": ""}
+        ),
         "release_resources": Method({}, a_request),
+        "optimize_allocations": Method({}, a_pool),
     },
 }
 """Every public method that takes something."""

@@ -13,7 +13,7 @@ from coordinator.engine.turn import Turn
 from events import codec
 from events.container import ContainerDestroyed
 from events.node import NodeCordoned, NodeRemoved, NodeReturned
-from events.pool import PoolDefined
+from events.pool import PoolAllocated, PoolDefined, PoolReleased, PoolRequested
 from events.resources import NONE as NOTHING
 from events.schedule import ScheduleDefined, ScheduleFired, TaskContent, Timing
 from events.service import ServiceDeregistered, ServiceHealthChanged, ServiceStatus
@@ -305,6 +305,19 @@ def test_a_lost_node_of_which_only_the_state_is_known() -> None:
 def test_what_is_about_nothing_known_comes_from_its_command(event: Event) -> None:
     """As is an event about a pool, or about a thing that does not exist."""
     assert origin(World(), event) == NO_ORIGIN
+
+
+def test_what_happens_to_a_share_happens_to_the_tenant_that_asked_for_it() -> None:
+    """Although the coordinator decides it later; a new share comes from its command."""
+    writer = Writer()
+    writer.write(PoolDefined(pool_id="p", capacity=resources(cpu=4)))
+    allocated = PoolAllocated(pool_id="p", request_id="r", owned=True)
+    assert origin(writer.world, allocated) == NO_ORIGIN
+    writer.write(PoolRequested(pool_id="p", request_id="r", owned=True), BLUE)
+    assert origin(writer.world, allocated) == ("blue", "", "")
+    writer.write(allocated)
+    assert origin(writer.world, PoolReleased(pool_id="p", request_id="r")) == ("blue", "", "")
+    assert origin(World(), PoolReleased(pool_id="p", request_id="r")) == NO_ORIGIN
 
 
 def test_the_task_of_a_slot_comes_from_its_schedule() -> None:

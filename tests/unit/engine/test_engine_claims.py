@@ -7,14 +7,16 @@ from typing import Any
 
 import pytest
 
+from coordinator.commands.pool import AllocatePool, DefinePool, ReleasePool
 from coordinator.commands.task import WithdrawClaim
 from coordinator.commands.worker import DrainWorker, LeaveWorker, RegisterWorker
 from coordinator.deciders.rules import Limits, Rules
 from coordinator.errors import Refused, Unavailable
 from coordinator.placement.matching import SCHEDULE_VERSION
 from events.coordinator import CoordinatorTurn
+from events.pool import TASKS
 from events.task import TaskStatus
-from tests.unit.deciders.facts import claim, complete, payload, submit
+from tests.unit.deciders.facts import claim, complete, payload, resources, submit
 from tests.unit.engine.engine_rig import TICK_S, Rig, Told, explained, leading
 
 WAIT_S = 30.0
@@ -53,6 +55,24 @@ async def test_a_submit_and_the_claim_that_waits_for_it_end_in_the_same_commit()
         assert (started.actor, turn.actor) == ("coordinator", "coordinator")
         assert isinstance(turn.data, CoordinatorTurn)
         assert (turn.data.placed, turn.data.policy_version, len(turn.data.claims)) == (1, SCHEDULE_VERSION, 1)
+
+
+async def test_a_worker_is_told_at_once_that_a_share_was_taken() -> None:
+    """Who took it begins now; what ended with an owner is free in the same commit, with who gets it."""
+    small = resources(cpu=1000)
+    async with leading() as rig:
+        await rig.order(DefinePool(pool_id=TASKS, capacity=small))
+        await rig.order(AllocatePool(pool_id=TASKS, request_id="low", resources=small))
+        await rig.order(submit(request="low"))
+        (task,) = await rig.order(claim())
+        urgent = AllocatePool(pool_id=TASKS, request_id="urgent", resources=small, priority=1, preempts=True)
+        assert await rig.order(urgent) is True
+        assert ("worker", "w", {"lost": [task.lease]}) in rig.notices
+        await rig.order(ReleasePool(pool_id=TASKS, request_id="urgent"))
+        (task,) = await rig.order(claim("c2"))
+        await rig.order(AllocatePool(pool_id=TASKS, request_id="next", resources=small, wait_s=60.0))
+        await rig.order(complete(task.lease))
+        assert rig.types()[-1] == ["task.completed", "pool.released", "pool.allocated"]
 
 
 async def test_a_claim_is_not_answered_before_its_commit() -> None:

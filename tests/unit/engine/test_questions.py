@@ -37,7 +37,7 @@ from events.container import ContainerStatus
 from events.errors import NotFound, Refused, Unavailable
 from events.hold import HoldPlaced
 from events.inbox import InboxRead
-from events.pool import PoolAllocated, PoolDefined
+from events.pool import PoolAllocated, PoolDefined, PoolRequested
 from events.service import ServiceDeregistered, ServiceStatus
 from events.session import SessionBound
 from events.task import TaskStatus
@@ -236,6 +236,15 @@ def test_lists_are_not_read_to_any_depth(monkeypatch: pytest.MonkeyPatch) -> Non
     assert [task.task_id for task in answered(world, ListTasks(after="c"))] == ["b", "a"]
     with pytest.raises(Refused, match="not among the first 2"):
         answered(world, ListTasks(after="b"))
+
+
+def test_the_requests_that_wait_are_on_the_first_page() -> None:
+    """They are shown once."""
+    allocated = [PoolAllocated(pool_id="p", request_id=name, resources=resources(cpu=1)) for name in "ab"]
+    waits = PoolRequested(pool_id="p", request_id="w", resources=resources(cpu=9))
+    world = fold(PoolDefined(pool_id="p", capacity=resources(cpu=9)), *allocated, waits)
+    assert list(answered(world, GetPool(pool_id="p", limit=1)).waiting) == ["w"]
+    assert not answered(world, GetPool(pool_id="p", limit=1, after="a")).waiting
 
 
 def test_a_pool_is_shown_whole_or_page_by_page() -> None:

@@ -45,7 +45,16 @@ from events.idempotency import IdempotencyForgotten
 from events.inbox import InboxGap, InboxRead, InboxRecorded, InboxRefused
 from events.limit import LimitDefined, LimitDeleted, Terms
 from events.node import NodeCordoned, NodeLost, NodeRegistered, NodeRemoved, NodeReturned, NodeUncordoned
-from events.pool import PoolAllocated, PoolDefined, PoolReleased
+from events.pool import (
+    PoolAllocated,
+    PoolBound,
+    PoolDefined,
+    PoolMoved,
+    PoolPreempted,
+    PoolReleased,
+    PoolRequested,
+    PoolWithdrawn,
+)
 from events.prices import Price, PricesSet
 from events.queue import (
     DEFAULT,
@@ -495,11 +504,26 @@ class Historian:
         pool_id, request_id = self.pick("p", 2), self.pick("r", 4)
         pool = self.world.pools.get(pool_id)
         if pool is None or self.random.random() < 0.2:
-            return PoolDefined(pool_id=pool_id, capacity=self.random.choice(_SIZES), owned=self._is_owned())
-        if request_id in pool.allocations:
-            return PoolReleased(pool_id=pool_id, request_id=request_id)
-        share = self.random.choice(_SIZES)
-        return PoolAllocated(pool_id=pool_id, request_id=request_id, resources=share, owned=self._is_owned())
+            parts = {"a": self.random.choice(_SIZES), "b": self.random.choice(_SIZES)} if self._is_owned() else {}
+            capacity = parts["a"] + parts["b"] if parts else self.random.choice(_SIZES)
+            return PoolDefined(pool_id=pool_id, capacity=capacity, owned=self._is_owned(), parts=parts)
+        of: dict[str, Any] = {"pool_id": pool_id, "request_id": request_id}
+        waits, holds = request_id in pool.waiting, request_id in pool.allocations
+        if (waits or holds) and self.random.random() < 0.3:
+            bound = self.world.indexes.in_pools.owners
+            free = [one for one in self.world.tasks if f"task:{one}" not in bound]
+            return PoolBound(**of, owner=f"task:{self.random.choice(free)}") if free else None
+        if holds:
+            gone = (PoolReleased(**of), PoolPreempted(**of, by="r9", waits=self._is_owned()), PoolMoved(**of, part="b"))
+            return self.random.choice(gone)
+        known = pool.waiting.get(request_id)
+        share = self.random.choice(_SIZES) if known is None else known.resources
+        part, owner = self.random.choice(("", "a", "b")), "" if known is None else known.owner
+        granted = PoolAllocated(**of, resources=share, owned=self._is_owned(), part=part, owner=owner)
+        if known is not None:
+            return self.random.choice((granted, PoolWithdrawn(**of, reason="timed_out")))
+        asked = PoolRequested(**of, resources=share, owned=self._is_owned(), until=self.world.time + 9.0)
+        return self.random.choice((granted, asked, asked))
 
     def change_hold(self) -> Event | None:
         hold_id = self.pick("h", 3)

@@ -19,9 +19,11 @@ from events.schedule import ScheduleStatus
 from events.spend import Spent
 from events.task import TaskStatus
 from projections import budget
-from projections.hold import test_of
+from projections.hold import REQUESTS, test_of
 from projections.lanes import LaneName
+from projections.ledger import held_in
 from projections.limit import keys_of, limit_of
+from projections.pool import Allocation, Request
 from projections.queue import name_of, policy_of
 from projections.ready import ORDERINGS, aged, key_in
 from projections.ready import shape_of as shape_with
@@ -130,9 +132,29 @@ def content_of(indexes: Indexes) -> dict[str, Any]:
         "sessions of": {container_id: set(open_) for container_id, open_ in indexes.sessions_of.items()},
         "worker counts": indexes.worker_counts,
         "held by": (indexes.node_held, indexes.held_resources),
-        "pool held": {pool_id: held for pool_id, held in indexes.pool_held.items() if held != NONE},
+        "in pools": vars(indexes.in_pools),
         "rounds": (indexes.rounds, indexes.round),
         "cancels": (list(indexes.cancels.due(math.inf)), indexes.cancels.untold, len(indexes.cancels)),
+    }
+
+
+def in_pools_from(world: World) -> dict[str, Any]:
+    """Return what is held of the pools by account, and what each owner has of them."""
+    owners: dict[str, dict[tuple[str, str], None]] = {}
+    for pool in world.pools.values():
+        of_pool: list[Allocation | Request] = [*pool.allocations.values(), *pool.waiting.values()]
+        for one in of_pool:
+            if one.owner:
+                owners.setdefault(one.owner, {})[pool.pool_id, one.request_id] = None
+    held = {
+        pool.pool_id: {account: some for account, some in held_in(pool.allocations.values()).items() if some != NONE}
+        for pool in world.pools.values()
+    }
+    return {
+        "held": {pool_id: some for pool_id, some in held.items() if some},
+        "owners": owners,
+        "waited_for": {pool.pool_id: None for pool in world.pools.values() if pool.waiting},
+        "waiting": sum(len(pool.waiting) for pool in world.pools.values()),
     }
 
 
@@ -143,8 +165,11 @@ def content_from(world: World) -> dict[str, Any]:
     running = [task for task in tasks if task.status is TaskStatus.RUNNING]
     ready = [task for task in pending if task.retry_at <= now and not task.is_paused and not task.waiting_for]
     on_hold: dict[str, dict[str, Task]] = {}
+    requesting = {one.owner for pool in world.pools.values() for one in pool.waiting.values()}
     for task in ready:
-        if (hold := next((one for one in world.holds.values() if test_of(one)(task)), None)) is not None:
+        if f"task:{task.task_id}" in requesting:
+            on_hold.setdefault(REQUESTS, {})[task.task_id] = task
+        elif (hold := next((one for one in world.holds.values() if test_of(one)(task)), None)) is not None:
             on_hold.setdefault(hold.hold_id, {})[task.task_id] = task
     ready = [task for task in ready if not any(task.task_id in kept for kept in on_hold.values())]
     to_cancel = [(task, task.cancelling) for task in running if task.cancelling is not None]
@@ -245,7 +270,9 @@ def content_from(world: World) -> dict[str, Any]:
             "workers": counted(world.workers.values()),
             "pools": counted(world.pools.values()),
             "schedules": counted(world.schedules.values()),
-            "allocations": counted(one for pool in world.pools.values() for one in pool.allocations.values()),
+            "allocations": counted(
+                one for pool in world.pools.values() for one in (*pool.allocations.values(), *pool.waiting.values())
+            ),
         },
         "held": {who: {task.task_id for task in theirs} for who, theirs in grouped(running, lambda t: t.worker_id)},
         "claims": {
@@ -305,7 +332,7 @@ def content_from(world: World) -> dict[str, Any]:
             sums((one.node_id, one.resources) for one in world.containers.values() if one.holds),
             sums((task.worker_id, task.resources) for task in running),
         ),
-        "pool held": {pool.pool_id: pool.held for pool in world.pools.values() if pool.held != NONE},
+        "in pools": in_pools_from(world),
         "rounds": (rounds, max(rounds.values(), default=0.0)),
         "cancels": (
             [task_id for _, task_id in sorted((one.next_step_at, task.task_id) for task, one in to_cancel)],

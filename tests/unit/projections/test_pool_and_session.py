@@ -11,7 +11,16 @@ from hypothesis import strategies as st
 
 from events.base import Position
 from events.errors import Corrupt
-from events.pool import PoolAllocated, PoolDefined, PoolReleased
+from events.pool import (
+    PoolAllocated,
+    PoolBound,
+    PoolDefined,
+    PoolMoved,
+    PoolPreempted,
+    PoolReleased,
+    PoolRequested,
+    PoolWithdrawn,
+)
 from events.resources import NONE, Resources
 from events.session import SessionBound, SessionClosed
 from projections.pool import Allocation, Pool
@@ -26,6 +35,7 @@ SOME = Resources(cpu_millis=30, memory_bytes=10)
 DEFINED = PoolDefined(pool_id="p", capacity=MUCH)
 ALLOCATED = PoolAllocated(pool_id="p", request_id="r", resources=SOME, priority=5)
 RELEASED = PoolReleased(pool_id="p", request_id="r")
+REQUESTED = PoolRequested(pool_id="p", request_id="r", resources=SOME)
 
 
 def test_a_pool_grants_and_takes_back() -> None:
@@ -79,8 +89,19 @@ def test_what_has_no_owner_is_written_as_by_earlier_releases() -> None:
         ((DEFINED,), RELEASED, "does not exist"),
         ((DEFINED, ALLOCATED, RELEASED), RELEASED, "does not exist"),
         ((DEFINED, ALLOCATED), ALLOCATED, "already exists"),
+        ((DEFINED, ALLOCATED), REQUESTED, "already exists"),
+        ((DEFINED, REQUESTED), REQUESTED, "already exists"),
+        ((DEFINED, REQUESTED), RELEASED, "does not exist"),
+        ((DEFINED, ALLOCATED), PoolWithdrawn(pool_id="p", request_id="r"), "does not exist"),
+        ((DEFINED,), PoolBound(pool_id="p", request_id="r", owner="task:t"), "does not exist"),
+        ((DEFINED, REQUESTED), PoolPreempted(pool_id="p", request_id="r", by="s"), "does not exist"),
+        ((DEFINED,), PoolMoved(pool_id="p", request_id="r", part="a"), "does not exist"),
     ],
-    ids=["no pool to take from", "no pool to give to", "never granted", "given back twice", "granted twice"],
+    ids=[
+        *("no pool to take from", "no pool to give to", "never granted", "given back twice", "granted twice"),
+        *("asked for what it has", "asked twice", "given back while it waits", "withdrawn though it holds"),
+        *("nothing to bind", "nothing to take", "nothing to move"),
+    ],
 )
 def test_a_pool_that_could_not_be_is_corrupt(path: tuple[Event, ...], event: Event, why: str) -> None:
     """A coordinator never grants from a missing pool, grants twice or takes back what was not granted."""

@@ -30,6 +30,7 @@ from projections.waits import waited
 from projections.world import World
 from tests.specification import BEGIN, Scribe, said
 from tests.unit.deciders.facts import attempt_failed, completed, failed, started, submitted
+from tests.unit.deciders.test_pool_tasks import POOL, holds, waits
 from tests.unit.projections.histories import write_history
 
 
@@ -107,6 +108,11 @@ def test_a_cause_begins_when_it_is_said_to_within_what_is_known() -> None:
      {"not_claimed": 5.0, "queue_paused": 3.0}),
     (((0, submitted()), (3, QueuePaused(queue_id=DEFAULT)), (4, QueuePaused(queue_id=DEFAULT, reason="r"))), 8,
      {"queue_paused": 5.0, "not_claimed": 3.0}),
+    (((0, POOL), (1, waits("r")), (2, submitted(request="r"))), 8, {"request_waits": 6.0}),
+    (((0, POOL), (1, waits("r")), (2, submitted(request="r")), (5, holds("r"))), 8,
+     {"not_claimed": 3.0, "request_waits": 3.0}),
+    (((0, submitted(request="r")),), 8, {"not_claimed": 8.0}),
+    (((0, POOL), (0, submitted(request="r"))), 8, {"not_claimed": 8.0}),
     (((0, QueueDefined(queue_id="q")), (1, QueuePaused(queue_id="q")), (2, submitted()), (3, QueueDeleted(queue_id="q"))
       ), 8, {"not_claimed": 6.0}),
 ])  # fmt: skip

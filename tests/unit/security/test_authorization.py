@@ -39,7 +39,7 @@ from events.cancel_ladder import Escalation
 from events.container import ContainerDestroyed
 from events.coordinator import CoordinatorCommandRefused, CoordinatorStarted
 from events.inbox import InboxRefused
-from events.pool import PoolAllocated, PoolDefined, PoolReleased
+from events.pool import PoolAllocated, PoolDefined, PoolReleased, PoolRequested
 from events.schedule import ScheduleDefined, ScheduleDeleted, TaskContent, Timing
 from events.service import ServiceDeregistered
 from events.session import SessionBound, SessionClosed
@@ -441,6 +441,35 @@ class TestShares:
         old = said(PoolAllocated(pool_id="p", request_id="r"), actor="ann")
         for facts in ((POOL, old), (POOL,), ()):
             check(fold(*facts), verdict(AccessRules(), "bob", "", ReleasePool), self.RELEASE)
+
+    def test_a_task_names_only_a_request_of_its_own_source(self) -> None:
+        """Whether that holds a share or waits for one; of another pool, and none at all, is no matter of this rule."""
+        pool = PoolDefined(pool_id="tasks", capacity=resources(cpu=9))
+        for event in (
+            PoolAllocated(pool_id="tasks", request_id="r", owned=True),
+            PoolRequested(pool_id="tasks", request_id="r", owned=True),
+        ):
+            world = fold(pool, said(event, actor="ann"))
+            command = submit(request="r")
+            with pytest.raises(Forbidden, match="'r' of pool 'tasks' belongs to ann, not to bob"):
+                check(world, verdict(AccessRules(), "bob", "", SubmitTask), command)
+            for source in ("ann", "admin"):
+                check(world, verdict(AccessRules(), source, "", SubmitTask), command)
+            check(world, verdict(AccessRules(), "bob", "", SubmitTask), submit())
+            check(World(), verdict(AccessRules(), "bob", "", SubmitTask), command)
+            release = ReleasePool(pool_id="tasks", request_id="r")
+            with pytest.raises(Forbidden, match="belongs to ann"):
+                check(world, verdict(AccessRules(), "bob", "", ReleasePool), release)
+
+    def test_a_request_that_waits_takes_the_place_of_a_share(self) -> None:
+        """Its repeat takes no further one."""
+        asked = AllocatePool(pool_id="p", request_id="r", resources=resources(cpu=1))
+        waits = said(PoolRequested(pool_id="p", request_id="r", owned=True), actor="ann")
+        rules = AccessRules(sources={"ann": Rule(quota=Quota(max_allocations=1))})
+        check(fold(POOL, waits), verdict(rules, "ann", "", AllocatePool), asked)
+        other = AllocatePool(pool_id="p", request_id="s", resources=resources(cpu=1))
+        with pytest.raises(Refused, match="ann has 1 shares of pools, of at most 1"):
+            check(fold(POOL, waits), verdict(rules, "ann", "", AllocatePool), other)
 
     async def test_in_the_writer(self) -> None:
         """The share stays, that it was refused is recorded, and the owner can still release it."""

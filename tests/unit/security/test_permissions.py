@@ -84,7 +84,8 @@ def test_the_roles_are_told_apart() -> None:
     of_queues |= {"hold_tasks", "lift_hold", "define_limit", "delete_limit"}
     of_queues |= {"route_queue", "retire_version", "reinstate_version"}
     of_queues |= {"define_budget", "correct_budget", "remove_budget", "set_prices"}
-    assert set(COMMANDS) - others == {"accept_silence", "cordon_node", "uncordon_node", "define_pool", *of_queues}
+    of_pools = {"define_pool", "move_share"}
+    assert set(COMMANDS) - others == {"accept_silence", "cordon_node", "uncordon_node", *of_pools, *of_queues}
 
 
 @pytest.mark.parametrize(
