@@ -117,6 +117,7 @@ def test_a_task_that_is_not_pinned_is_another_task() -> None:
     assert (version_of(plain), version_of(free)) == (1, 3)
     assert content_of(plain, "") != content_of(free, "")
     assert (version_of(started()), version_of(started(build_id="b1"))) == (1, 2)
+    assert content_of(plain, "") != content_of(submitted(request="r"), "")  # the same of a request of a pool
 
 
 def test_without_a_word_of_versions_nothing_is_kept() -> None:

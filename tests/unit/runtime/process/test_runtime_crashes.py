@@ -245,9 +245,10 @@ async def test_a_crash_before_sigkill_loses_no_container(root: Path) -> None:
 
 async def test_a_crash_between_the_cause_and_the_signal_is_seen(root: Path) -> None:
     """Whether the signal was sent nobody knows: the next agent sees the cause of what still runs, and can end it."""
-    run_agent("cause marked", launch("a", "sh", "-c", "trap 'exit 0' TERM; while :; do sleep 0.01; done"), root)
+    run_agent("cause marked", launch("a", "sh", "-c", "trap 'exit 0' TERM; echo; while :; do sleep 0.01; done"), root)
     async with opened(root) as runtime:
         (seen,) = await runtime.list()
+        await until(root / seen.name / "log")
         assert (seen.state, seen.cause) == (RuntimeState.RUNNING, "cut_off")
         await runtime.stop("a", "7.0", grace_s=5)
         ended = await exited(runtime)
