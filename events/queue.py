@@ -128,8 +128,8 @@ class QueueBlocked(QueueEvent, frozen=True, kw_only=True, gc=False, omit_default
     A shape is what decides which workers may run a task, and whether it may start now. `cause` is the code of the
     reason, as `task.explain` names it; without one, they wait only for a worker to claim them, or none waits any more.
     `key` is the key of a limit, or of a budget, that has no room. `holders` are at most ten tasks that are in the way,
-    `held_by` says how many of them each tenant has, and `waiting` how many tasks of this shape, of at most 1,000 that
-    were counted.
+    `held_by` says how many of them each tenant has. `waiting` is how many tasks of this shape wait, by the ten tenants
+    that have most of them; at most 1,000 tasks are counted.
     """
 
     shape: str

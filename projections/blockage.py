@@ -22,10 +22,10 @@ if TYPE_CHECKING:
     from projections.ready import ShapeKey
     from projections.stamp import Stamp
 
-SPANS_KEPT = 200
+SPANS_KEPT = 100
 """Of more changes than this, the older half is kept as one span with the share of each cause."""
-MOST_BLOCKAGES = 10_000
-"""So many shapes are kept, those whose reason changed last."""
+MOST_BLOCKAGES = 2000
+"""So many shapes are kept, those whose reason changed last: all their spans take some megabytes of a snapshot."""
 MOST_PAIRS = 10_000
 """So many pairs of tenants, of which one made the other wait, are kept over all queues."""
 UNCLAIMED = "not_claimed"

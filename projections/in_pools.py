@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from events.resources import NONE, Resources
 from projections.ledger import accounts
-from projections.pool import OF_TASK, Allocation
+from projections.pool import OF_TASK, Allocation, request_of
 
 if TYPE_CHECKING:
     from typing import TypeGuard
@@ -36,8 +36,8 @@ class InPools:
     ) -> tuple[Allocation | Request | None, Allocation | Request | None]:
         """Count what a request has of a pool; return what it had and has, a share or a place among those that wait."""
         pool_id = after.pool_id
-        had = None if before is None else _of(before, request_id)
-        has = _of(after, request_id)
+        had = None if before is None else request_of(before, request_id)
+        has = request_of(after, request_id)
         if had is not None:
             self._leave(pool_id, had)
         if has is not None:
@@ -83,10 +83,6 @@ def task_waiting(pool: Pool | None, request_id: str) -> str:
     if request is None or not request.owner.startswith(OF_TASK):
         return ""
     return request.owner.removeprefix(OF_TASK)
-
-
-def _of(pool: Pool, request_id: str) -> Allocation | Request | None:
-    return pool.allocations.get(request_id) or pool.waiting.get(request_id)
 
 
 def _holds(one: Allocation | Request) -> TypeGuard[Allocation]:

@@ -149,8 +149,18 @@ def _defined(pool: Pool | None, event: PoolDefined, stamp: Stamp) -> Pool:
     }
     if pool is not None:
         return msgspec.structs.replace(pool, **said)
-    source, tenant = (stamp.owner, stamp.tenant) if event.owned else ("", "")
+    source, tenant = _whose(event, stamp)
     return Pool(pool_id=event.pool_id, allocations={}, source=source, tenant=tenant, **said)
+
+
+def request_of(pool: Pool, request_id: str) -> Allocation | Request | None:
+    """Return the share of a request, or the request that waits; None if there is neither."""
+    return pool.allocations.get(request_id) or pool.waiting.get(request_id)
+
+
+def _whose(event: PoolDefined | PoolAllocated | PoolRequested, stamp: Stamp) -> tuple[str, str]:
+    """Return the source and the tenant that something new belongs to; older releases did not say so."""
+    return (stamp.owner, stamp.tenant) if event.owned else ("", "")
 
 
 def _held(pool: Pool, event: PoolReleased | PoolPreempted | PoolMoved, stamp: Stamp) -> Allocation:
@@ -167,7 +177,7 @@ def _granted(waited: Request | None, event: PoolAllocated, stamp: Stamp) -> Allo
     if waited is not None:
         source, tenant = waited.source, waited.tenant
     else:
-        source, tenant = (stamp.owner, stamp.tenant) if event.owned else ("", "")
+        source, tenant = _whose(event, stamp)
     return Allocation(
         request_id=event.request_id,
         resources=event.resources,
@@ -182,7 +192,7 @@ def _granted(waited: Request | None, event: PoolAllocated, stamp: Stamp) -> Allo
 
 
 def _asked(event: PoolRequested, stamp: Stamp) -> Request:
-    source, tenant = (stamp.owner, stamp.tenant) if event.owned else ("", "")
+    source, tenant = _whose(event, stamp)
     return Request(
         request_id=event.request_id,
         resources=event.resources,

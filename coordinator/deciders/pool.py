@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from coordinator.commands.command import Command
 from coordinator.commands.pool import AllocatePool, DefinePool, MoveShare, ReleasePool
 from coordinator.commands.validation import check_number, check_resources
-from coordinator.deciders.pool_owners import check_owner, has_ended, request_of, task_of
+from coordinator.deciders.pool_owners import check_owner, has_ended, task_of
 from coordinator.deciders.rules import Decider, Teller
 from coordinator.deciders.task import released
 from events.base import START
@@ -32,7 +32,7 @@ from events.pool import (
 from events.resources import NONE
 from events.task import TaskCancelled, TaskStatus
 from projections.ledger import Ledger, covers
-from projections.pool import Request, evolve
+from projections.pool import Request, evolve, request_of
 from projections.stamp import Stamp
 
 if TYPE_CHECKING:

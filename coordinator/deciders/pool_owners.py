@@ -12,13 +12,12 @@ from events.service import ServiceDeregistered
 from events.session import SessionClosed
 from events.task import TaskCancelled, TaskCompleted, TaskFailed, TaskTimedOut
 from events.worker import WorkerLeft, WorkerLost
-from projections.pool import OF_TASK
+from projections.pool import OF_TASK, request_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from events.base import Event
-    from projections.pool import Allocation, Pool, Request
     from projections.task import Task
     from projections.world import World
 
@@ -92,11 +91,6 @@ def bound(world: World, request_id: str, task_id: str) -> PoolBound:
         msg = f"request {shown(request_id)} belongs to {found.owner} already: request another share"
         raise Refused(msg, reason="request_bound")
     return PoolBound(pool_id=TASKS, request_id=request_id, owner=f"{OF_TASK}{task_id}")
-
-
-def request_of(pool: Pool, request_id: str) -> Allocation | Request | None:
-    """Return the share of a request, or the request that waits; None if there is neither."""
-    return pool.allocations.get(request_id) or pool.waiting.get(request_id)
 
 
 def task_of(world: World, owner: str) -> Task | None:

@@ -6,6 +6,8 @@ from heapq import nsmallest
 from math import inf
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from coordinator.commands.budget import KEYS_SHOWN, BudgetKey, BudgetView
 from projections.budget import WindowUse, both_of, budget_of, is_budget, key_named, value_of
 
@@ -22,15 +24,8 @@ def budget_view(world: World, budget: TaskBudget) -> BudgetView:
     known = (*world.spent, *keyed.funds.held, *filter(is_budget, (*keyed.pending, *keyed.running)))
     values = {value_of(key) for key in known if budget_of(key) == budget.budget_id}
     keys = [_key(world, budget, value) for value in values]
-    view = next(budget_views(world, (budget,)))
-    return BudgetView(
-        budget=budget,
-        window_start=view.window_start,
-        window_end=view.window_end,
-        spent=view.spent,
-        reserved=view.reserved,
-        keys=nsmallest(KEYS_SHOWN, keys, key=lambda one: (-one.spent - one.reserved, one.value)),
-    )
+    most = nsmallest(KEYS_SHOWN, keys, key=lambda one: (-one.spent - one.reserved, one.value))
+    return msgspec.structs.replace(next(budget_views(world, (budget,))), keys=most)
 
 
 def budget_views(world: World, budgets: Iterable[TaskBudget]) -> Iterator[BudgetView]:

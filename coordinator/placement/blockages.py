@@ -43,8 +43,8 @@ if TYPE_CHECKING:
 EVENTS_AT_ONCE = 20
 """So many changes are recorded at once at most; the others follow."""
 MOST_HOLDERS = 10
-COUNTED = 1000
-"""So many waiting tasks of a shape are counted by tenant."""
+COUNTED, MOST_TENANTS = 1000, 10
+"""So many waiting tasks of a shape are counted by tenant, and so many tenants are named, those that have most."""
 AGAIN_AFTER_S = 10.0
 """While a reason lasts, who waits for whom is recorded again after so long."""
 
@@ -137,7 +137,7 @@ class Blockages:
             key=limit_key,
             holders=holders,
             held_by=dict(Counter(world.tasks[one].tenant for one in holders)),
-            waiting=dict(Counter(task.tenant for task in waiting)) if cause else {},
+            waiting=dict(Counter(task.tenant for task in waiting).most_common(MOST_TENANTS)) if cause else {},
         )
 
     def _cause(self, key: ShapeKey, first: Task, able: _Able, rules: Rules) -> _Found:

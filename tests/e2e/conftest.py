@@ -17,9 +17,11 @@ from coordinator.journal.stream import NatsJournal
 from coordinator.leadership.coordinator import Coordinator
 from coordinator.leadership.instance import Instance
 from coordinator.nats_server.server import EmbeddedServer
+from coordinator.scheduler import TaskScheduler
 from coordinator.task_groups import task_group
 from events.errors import Unavailable
 from events.subjects import Subjects
+from tests.facades import embedded_app
 from tests.journals import leading
 from tests.real_server import real_server
 
@@ -27,8 +29,11 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from pathlib import Path
 
+    from coordinator.app.app import App
     from coordinator.engine.engine import Engine
     from tests.real_server import RealServer
+
+__all__ = ["embedded_app"]
 
 LEAD_TIMEOUT_S = 30.0
 
@@ -156,3 +161,16 @@ async def cluster(tmp_path: Path, request: pytest.FixtureRequest) -> AsyncIterat
     finally:
         over.set()
         await living
+
+
+@pytest.fixture
+def app(embedded_app: App) -> App:
+    """Yield an embedded coordinator with its own nats-server and fake containers."""
+    return embedded_app
+
+
+@pytest.fixture
+async def scheduler(app: App) -> AsyncIterator[TaskScheduler]:
+    """Yield a facade on it."""
+    async with TaskScheduler(app) as scheduler:
+        yield scheduler

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from coordinator.app.app import embedded
 from coordinator.bus.connection import Bus
 from coordinator.commands.budget import BudgetKey, DefineBudget, GetBudget
 from coordinator.commands.explain import ExplainTask
@@ -22,8 +21,6 @@ from coordinator.deciders.rules import Rules
 from coordinator.guard import spawn
 from coordinator.journal.stream import NatsJournal
 from coordinator.scheduler import Price, Spend, Stop, TaskBudgets, TaskScheduler, TaskStatus, TaskUsage, Unit
-from coordinator.settings.model import Settings
-from coordinator.settings.sections import NodeSettings
 from events import codec
 from events.budget import BudgetTerms
 from events.errors import NotFound, Refused
@@ -31,7 +28,7 @@ from events.spend import Spent
 from events.subjects import Subjects
 from events.task import TaskAttemptFailed, TaskCancelled
 from projections.world import World
-from tests.facades import in_one_task, logs_as_before
+from tests.facades import logs_as_before
 from tests.simulation.kept_budgets import KeptBudgets
 
 if TYPE_CHECKING:
@@ -48,19 +45,6 @@ if TYPE_CHECKING:
 __all__ = ["logs_as_before"]
 
 pytestmark = pytest.mark.e2e
-
-
-@pytest.fixture
-async def app(tmp_path: Path) -> AsyncIterator[App]:
-    """Yield an embedded coordinator with its own nats-server."""
-    async with in_one_task(embedded(tmp_path, Settings(node=NodeSettings(runtime="fake")))) as opened:
-        yield opened
-
-
-@pytest.fixture
-async def scheduler(app: App) -> AsyncIterator[TaskScheduler]:
-    async with TaskScheduler(app) as scheduler:
-        yield scheduler
 
 
 @pytest.fixture

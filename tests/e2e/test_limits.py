@@ -7,34 +7,17 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from coordinator.app.app import embedded
 from coordinator.commands.explain import ExplainTask
 from coordinator.scheduler import Schedules, TaskLimits, TaskScheduler, TaskStatus, WhenBusy
-from coordinator.settings.model import Settings
-from coordinator.settings.sections import NodeSettings
 from events.errors import NotFound, Refused
-from tests.facades import in_one_task, logs_as_before
+from tests.facades import logs_as_before
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
-    from pathlib import Path
 
     from coordinator.app.app import App
 
 __all__ = ["logs_as_before"]
-
-
-@pytest.fixture
-async def app(tmp_path: Path) -> AsyncIterator[App]:
-    """Yield an embedded coordinator with its own nats-server."""
-    async with in_one_task(embedded(tmp_path, Settings(node=NodeSettings(runtime="fake")))) as opened:
-        yield opened
-
-
-@pytest.fixture
-async def scheduler(app: App) -> AsyncIterator[TaskScheduler]:
-    async with TaskScheduler(app) as scheduler:
-        yield scheduler
 
 
 @pytest.fixture

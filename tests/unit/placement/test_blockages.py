@@ -10,7 +10,7 @@ import pytest
 
 from coordinator.deciders.rules import Rules
 from coordinator.deciders.signs import Signs
-from coordinator.placement.blockages import AGAIN_AFTER_S, EVENTS_AT_ONCE, MOST_HOLDERS, Blockages
+from coordinator.placement.blockages import AGAIN_AFTER_S, EVENTS_AT_ONCE, MOST_HOLDERS, MOST_TENANTS, Blockages
 from coordinator.placement.explain import explain
 from events.budget import BudgetDefined, BudgetTerms, Unit
 from events.limit import LimitDefined, LimitDeleted, Terms
@@ -169,6 +169,13 @@ def test_the_holders_are_named() -> None:
     looked = Looked(*BUSY, submitted())
     (found,) = looked.again()
     assert (found.holders, found.held_by, found.waiting) == (("a",), {"default": 1}, {"default": 1})
+
+
+def test_no_number_of_tenants_makes_an_event_large() -> None:
+    """The ten that have most are named."""
+    tasks = [said(submitted(f"t{n:02}"), tenant=f"tenant{n % 30}") for n in range(45)]
+    (found,) = Looked(*BUSY, *tasks).again()
+    assert found.waiting == {f"tenant{n}": 2 for n in range(MOST_TENANTS)}
 
 
 def test_a_change_is_recorded_once_and_the_end_too() -> None:
