@@ -34,6 +34,7 @@ from events.task_pause import TaskPaused
 from events.worker import WorkerEvent, WorkerRegistered
 from projections.latest import CONTAINER, NODE, SERVICE, TASK, WORKER
 from projections.node import NodeStatus
+from projections.pool import request_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -189,7 +190,7 @@ def _of_submitted(world: World, event: TaskSubmitted, said: Said) -> Origin:
 def _of_share(world: World, event: Any, _: Said) -> Origin:
     """What happens to a share, or to a request that waits, happens to the tenant that asked for it."""
     pool = world.pools.get(event.pool_id)
-    known = None if pool is None else pool.allocations.get(event.request_id) or pool.waiting.get(event.request_id)
+    known = None if pool is None else request_of(pool, event.request_id)
     return NO_ORIGIN if known is None else (known.tenant, "", "")
 
 

@@ -26,6 +26,7 @@ from coordinator.security.permissions import COMMANDS_OF, ROLES, commands_of
 from events.cancel_ladder import Escalation
 from events.errors import Forbidden, Refused, Unavailable, shown
 from events.pool import TASKS
+from projections.pool import request_of
 from projections.task import SMALL_CHARS, bytes_of
 
 if TYPE_CHECKING:
@@ -187,7 +188,7 @@ def check(world: World, found: Verdict, command: Command) -> None:
 
 def _check_owner(world: World, source: str, pool_id: str, request_id: str) -> None:
     pool = world.pools.get(pool_id)
-    share = None if pool is None else pool.allocations.get(request_id) or pool.waiting.get(request_id)
+    share = None if pool is None else request_of(pool, request_id)
     # Nobody is recorded as the owner of what an older release allocated.
     if share is not None and share.source not in ("", source):
         held = f"the share {shown(request_id)} of pool {shown(pool_id)} belongs to {share.source}"
@@ -290,9 +291,7 @@ def _new_pool(world: World, command: DefinePool, *_: str) -> tuple[_Kind, ...]:
 
 def _new_share(world: World, command: AllocatePool, *_: str) -> tuple[_Kind, ...]:
     pool = world.pools.get(command.pool_id)
-    if pool is None or command.request_id in pool.allocations or command.request_id in pool.waiting:
-        return ()
-    return (_SHARES,)
+    return () if pool is None or request_of(pool, command.request_id) is not None else (_SHARES,)
 
 
 def _new_schedule(world: World, command: DefineSchedule, whose: str, name: str) -> tuple[_Kind, ...]:
