@@ -11,7 +11,6 @@ from __future__ import annotations
 import asyncio
 import os
 import shutil
-import socket
 import subprocess
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
@@ -20,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from coordinator.bus.connection import Bus
 from coordinator.bus.jetstream import ApiError
 from coordinator.errors import Unavailable
+from tests.ports import free_ports
 from tests.real_server import RealServer
 
 if TYPE_CHECKING:
@@ -268,18 +268,6 @@ async def nats_cluster(
         stack.push_async_callback(cluster.kill)
         await cluster.start()
         yield cluster
-
-
-def free_ports(count: int) -> list[int]:
-    """Return free ports of 127.0.0.1."""
-    sockets = [socket.socket() for _ in range(count)]
-    try:
-        for one in sockets:
-            one.bind(("127.0.0.1", 0))
-        return [one.getsockname()[1] for one in sockets]
-    finally:
-        for one in sockets:
-            one.close()
 
 
 def _is_current(info: dict[str, Any], names: set[str]) -> bool:

@@ -201,7 +201,7 @@ async def test_a_question_that_raises_anything_is_answered(cluster: Cluster, tmp
         for error in ERRORS:
             machine.errors = [error] * 9  # it is asked again if the answer is late
             with pytest.raises(CoordinationError) as told:
-                await ask_node(cluster.client, found.node_id, "logs", question, timeout_s=2.0)
+                await ask_node(cluster.client, found.node_id, "logs", question, timeout_s=PATIENCE_S)
             why = error.message if isinstance(error, CoordinationError) else f"node n failed to answer: {_name(error)}"
             assert told.value.message.startswith(why)
         machine.errors = []

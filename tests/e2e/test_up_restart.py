@@ -33,6 +33,7 @@ from events.nats_address import DEFAULT_PORT
 from events.task import TaskStatus
 from tests.commands import Running, Up, call, run, running, up
 from tests.conftest import living_in
+from tests.ports import free_ports
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -49,13 +50,6 @@ from coordinator.worker import task
 async def double(payload):
     return payload * 2
 """
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-    return port
 
 
 def port_of(url: str) -> int:
@@ -88,7 +82,7 @@ async def doubled(app_task: str) -> Any:
 
 def test_a_restart_keeps_port_and_token(tmp_path: Path) -> None:
     """The URL stays the same, so that what holds it reconnects; the token is in a file that only its owner may read."""
-    home, port = tmp_path / "home", free_port()
+    home, port = tmp_path / "home", free_ports(1)[0]
     urls = []
     for _ in range(2):
         with up(home, port=port) as started:
@@ -106,7 +100,7 @@ def test_the_next_port_is_taken_when_the_default_one_is_not_free(tmp_path: Path)
         with up(tmp_path / "home", port=None) as started:
             assert DEFAULT_PORT < port_of(started.url) <= DEFAULT_PORT + 100
             assert f"port {DEFAULT_PORT} is in use by another program" in started.written
-        port = free_port()
+        port = free_ports(1)[0]
         with listening(port):
             refused = run("up", "--port", str(port), COORDINATOR_HOME=str(tmp_path / "home"))
     assert refused.code == 8
