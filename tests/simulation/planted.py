@@ -752,7 +752,7 @@ FOUND_FROM = {
     "limit_of_the_turn_before": 14,
     "load_unrecorded": 12,
     "named_amounts_free": 6,
-    "nothing_set_aside": 39,
+    "nothing_set_aside": 67,
     "nothing_withheld": 33,
     "old_reign_believed": 988,
     "older_epoch_obeyed": 372,
