@@ -79,6 +79,8 @@ CROWDED_PAUSE_S = 0.001
 
 READ_STEPS = 3
 """Iterations of the event loop that a message needs from the socket to the intake."""
+READ_S = 0.002
+"""For so long what comes in is read before the next turn: behind giant requests there may be those of others."""
 
 SYNC_SHARE = 4
 """The part of a turn that the events of one report of a node may fill; the rest is decided from its next report."""
@@ -204,8 +206,12 @@ class Engine:
         if self._is_crowded():
             await asyncio.sleep(CROWDED_PAUSE_S)
             return
-        for _ in range(READ_STEPS):
+        ends_at, idle, last = self._clock.heard() + READ_S, 0, self.intake.arrivals
+        while idle < READ_STEPS:
             await asyncio.sleep(0)
+            idle, before, last = idle + 1, last, self.intake.arrivals
+            if last != before and self._clock.heard() < ends_at:
+                idle = 0
 
     def resign(self, reason: str) -> None:
         """Stop leading: `run` ends after a last commit that records *reason*."""
