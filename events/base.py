@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from functools import cache
+from operator import attrgetter
 from typing import Any, ClassVar, NamedTuple
 
 import msgspec
@@ -76,35 +76,46 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
 def version_of(event: Event) -> int:
     """Return the lowest version that says all of *event*: readers that know only that one lose nothing."""
-    if not event.SINCE:
-        return event.VERSION
-    versions, before = _since(type(event))
-    values = astuple(event)
-    for version, get, defaults, parts in versions:
-        if get(values) != defaults:
+    kind = type(event)
+    known = _SINCE.get(kind)
+    if known is None:
+        known = _SINCE[kind] = _since(kind)
+    versions, before = known
+    for version, holds in versions:
+        if holds(event):
             return version
-        for part in parts:
-            if getattr(event, part):
-                return version
     return before
 
 
-@cache
-def _since(
-    event: type[Event],
-) -> tuple[tuple[tuple[int, Callable[[tuple[Any, ...]], Any], Any, tuple[str, ...]], ...], int]:
-    """
-    Return the versions of `SINCE`, the highest first, and the one before them.
+_Versions = tuple[tuple[tuple[int, Callable[[Event], bool]], ...], int]
+_SINCE: dict[type[Event], _Versions] = {}
+_FEW = 4
 
-    Of each: how to get its fields from the values of all, their defaults, and the properties that are its parts.
-    """
-    names = event.__struct_fields__
-    versions: list[tuple[int, Callable[[tuple[Any, ...]], Any], Any, tuple[str, ...]]] = []
-    for version in sorted({*event.SINCE.values()}, reverse=True):
-        fields = [name for name in names if event.SINCE.get(name) == version]
-        parts = tuple(name for name in event.SINCE.keys() - {*names} if event.SINCE[name] == version)
-        versions.append((version, getter_of(event, fields), defaults_of(event, fields), parts))
-    return tuple(versions), min(event.SINCE.values()) - 1
+
+def _since(event: type[Event]) -> _Versions:
+    """Return the versions of `SINCE`, the highest first, with what tells whether an event needs it, and the lowest."""
+    names, since = event.__struct_fields__, event.SINCE
+    if not since:
+        return (), event.VERSION
+    versions: list[tuple[int, Callable[[Event], bool]]] = []
+    for version in sorted({*since.values()}, reverse=True):
+        fields = [name for name in names if since.get(name) == version]
+        parts = [name for name in sorted(since.keys() - {*names}) if since[name] == version]
+        versions.append((version, _needs(event, fields, parts)))
+    return tuple(versions), min(since.values()) - 1
+
+
+def _needs(event: type[Event], fields: list[str], parts: list[str]) -> Callable[[Event], bool]:
+    """Return whether one of these fields has not its default, or one of these parts is not empty."""
+    if not parts and len(fields) > _FEW:
+        take, defaults = getter_of(event, fields), defaults_of(event, fields)
+        return lambda one: bool(take(astuple(one)) != defaults)
+    if len(fields) > _FEW:
+        holds, needs_parts = _needs(event, fields, []), _needs(event, [], parts)
+        return lambda one: holds(one) or needs_parts(one)
+    get, usual = attrgetter(*fields, *parts), (*defaults_of(event, fields), *({} for _ in parts))
+    none: Any = usual if len(usual) > 1 else usual[0]
+    return lambda one: bool(get(one) != none)
 
 
 class UnknownEvent(Event, frozen=True, kw_only=True, gc=False):

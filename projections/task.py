@@ -519,15 +519,10 @@ def _extended(task: Task, event: TaskExtended, stamp: Stamp) -> Task:
 
 
 def _completed(task: Task, event: TaskCompleted, stamp: Stamp) -> Task:
+    if task.error or task.exceeded or task.error_type:
+        task = msgspec.structs.replace(task, error="", exceeded="", error_type="")
     return _ended(
-        task,
-        stamp,
-        status=TaskStatus.COMPLETED,
-        execution_time_s=event.execution_time_s,
-        result=event.result,
-        error="",
-        exceeded="",
-        error_type="",
+        task, stamp, status=TaskStatus.COMPLETED, execution_time_s=event.execution_time_s, result=event.result
     )
 
 
