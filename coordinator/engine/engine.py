@@ -338,8 +338,11 @@ class Engine:
         return turn
 
     def _take(self, turn: Turn) -> None:
-        if self._long is not None and not self._is_crowded():
-            self._take_question(turn, self._long.asked)
+        if self._long is not None:
+            if self._is_crowded():
+                self.intake.wake()
+            else:
+                self._take_question(turn, self._long.asked)
         self._take_commands(turn)
         while (asked := self._next_question()) is not None:
             if not self._take_question(turn, asked):

@@ -17,7 +17,7 @@ from coordinator.engine import budget, engine
 from coordinator.engine.intake import Asked
 from events.errors import CoordinationError, NotFound, Refused, Unavailable
 from tests.unit.deciders.facts import register_service, submit
-from tests.unit.engine.engine_rig import Rig, Told, leading
+from tests.unit.engine.engine_rig import PATIENCE_S, SMALL, Rig, Told, leading
 
 NO_TIME = 1e-14
 """Seconds: some, and none when they are added to the clock of the tests."""
@@ -165,6 +165,21 @@ async def test_a_long_list_of_services_goes_on_in_turns(monkeypatch: pytest.Monk
         assert not told.yet
         answer = await told.outcome()
         assert len(msgspec.json.decode(answer.value)) == ITEMS_AT_ONCE + 1
+
+
+async def test_a_long_list_waits_while_answers_wait_for_the_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It goes on by itself once there is room, and holds no command up."""
+    crowded = False
+    async with leading(limits=msgspec.structs.replace(SMALL, tick_s=PATIENCE_S * 2)) as rig:
+        monkeypatch.setattr(rig.engine, "_is_crowded", lambda: crowded)
+        told = await begin_long(rig, monkeypatch)
+        await rig.hold()
+        crowded = True
+        rig.let_go()
+        await rig.order(submit("u"))
+        assert not told.yet
+        crowded = False
+        await told.outcome()
 
 
 async def test_a_long_list_that_turns_out_too_large_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
