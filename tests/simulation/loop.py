@@ -107,6 +107,10 @@ class SeededLoop(VirtualLoop):
             self._ready.extend(process.held)
             process.held = []
 
+    def skip(self, seconds: float) -> None:
+        """Let time pass in which nothing runs: every timer that is set for it is overdue then."""
+        self._io.now += seconds
+
     def light_fuse(self, process: Process, steps: int, burnt: Callable[[], None]) -> None:
         """Call *burnt* between two steps of *process*, after *steps* of them."""
         if process.fuse is None:
