@@ -9,11 +9,12 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from functools import cache
-from operator import attrgetter
 from typing import Any, ClassVar, NamedTuple
 
 import msgspec
+from msgspec.structs import astuple
 
+from events.defaults import defaults_of, getter_of
 from events.errors import Refused, shown
 
 _POSITION = re.compile(r"([0-9]{1,20})\.([0-9]{1,10})")
@@ -77,35 +78,33 @@ def version_of(event: Event) -> int:
     """Return the lowest version that says all of *event*: readers that know only that one lose nothing."""
     if not event.SINCE:
         return event.VERSION
-    versions, before, only, get, defaults = _since(type(event))
-    given = get(event)
-    if given == defaults:
-        return before
-    return only or max(version for version, one, none in zip(versions, given, defaults, strict=True) if one != none)
+    versions, before = _since(type(event))
+    values = astuple(event)
+    for version, get, defaults, parts in versions:
+        if get(values) != defaults:
+            return version
+        for part in parts:
+            if getattr(event, part):
+                return version
+    return before
 
 
 @cache
 def _since(
     event: type[Event],
-) -> tuple[tuple[int, ...], int, int, Callable[[Event], Any], Any]:
+) -> tuple[tuple[tuple[int, Callable[[tuple[Any, ...]], Any], Any, tuple[str, ...]], ...], int]:
     """
-    Return the versions of the fields of `SINCE`, how to get the fields, and their defaults.
+    Return the versions of `SINCE`, the highest first, and the one before them.
 
-    After the versions come the one before them, and the only one, 0 if there are several.
+    Of each: how to get its fields from the values of all, their defaults, and the properties that are its parts.
     """
-    fields = [field for field in msgspec.structs.fields(event) if field.name in event.SINCE]
-    parts = event.SINCE.keys() - {field.name for field in fields}
-    names = [*(field.name for field in fields), *sorted(parts)]
-    versions = tuple(event.SINCE[name] for name in names)
-    # Empty lists and maps, as a default, are factories.
-    defaults = (
-        *(field.default_factory() if field.default is msgspec.NODEFAULT else field.default for field in fields),
-        *({} for _ in parts),
-    )
-    get: Any = attrgetter(*names)
-    only = versions[0] if len({*versions}) == 1 else 0
-    # Of one field, the value itself.
-    return versions, min(versions) - 1, only, get, defaults if len(names) > 1 else defaults[0]
+    names = event.__struct_fields__
+    versions: list[tuple[int, Callable[[tuple[Any, ...]], Any], Any, tuple[str, ...]]] = []
+    for version in sorted({*event.SINCE.values()}, reverse=True):
+        fields = [name for name in names if event.SINCE.get(name) == version]
+        parts = tuple(name for name in event.SINCE.keys() - {*names} if event.SINCE[name] == version)
+        versions.append((version, getter_of(event, fields), defaults_of(event, fields), parts))
+    return tuple(versions), min(event.SINCE.values()) - 1
 
 
 class UnknownEvent(Event, frozen=True, kw_only=True, gc=False):
