@@ -53,8 +53,8 @@ class Estimates:
     def __init__(self) -> None:
         self.run_times = RunTimes()
         self.calibration = Calibration()
-        self.sampled_at = 0.0
-        """When a task was sampled last, by the clock of heartbeats."""
+        self.looked_at = self.sampled_at = 0.0
+        """When a tick looked, and when it sampled a task last, by the clock of heartbeats."""
 
     def look(self, world: World) -> None:
         """Read what has ended, and score what has started since the last look."""

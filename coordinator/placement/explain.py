@@ -48,8 +48,8 @@ if TYPE_CHECKING:
 
 MOST_BLOCKERS = 10
 MOST_WORKERS_SHOWN = 20
-SAMPLED_EVERY_S = 2.0
-"""So often a tick makes an estimate of its own, of the task that came last, so that there are some to score."""
+LOOKED_EVERY_S, SAMPLED_EVERY_S = 0.5, 2.0
+"""So often what has ended is read, and an estimate is made of the task that came last: there are some to score then."""
 FACTS_SHOWN = 5
 
 _TIERS = list(Tier)
@@ -80,7 +80,10 @@ def plan(
 
 
 def sample(world: World, signs: Signs, rules: Rules, heard_now: float, estimates: Estimates) -> None:
-    """Estimate now and then when the task that came last may start, so that the estimates are scored."""
+    """Read what has ended, and estimate now and then when the task that came last may start, so that this is scored."""
+    if heard_now < estimates.looked_at + LOOKED_EVERY_S:
+        return
+    estimates.looked_at = heard_now
     estimates.look(world)
     if heard_now < estimates.sampled_at + SAMPLED_EVERY_S:
         return

@@ -201,7 +201,7 @@ class Actor:
                 return
             value = refused
         except CoordinationError as refused:
-            if self.sim.slept_s and isinstance(refused, Unavailable):
+            if self.sim.has_stopped and isinstance(refused, Unavailable):
                 return  # it took hours
             value = refused
         if self._is_remembered(since):
@@ -210,7 +210,7 @@ class Actor:
 
     def _is_remembered(self, since: float) -> bool:
         """Return whether what happened at a time must still be remembered, with room for clocks that are wrong."""
-        if self.sim.slept_s:
+        if self.sim.has_stopped:
             return False  # it may have been answered hours after it was recorded
         return asyncio.get_running_loop().time() - since < CHECKED_SHARE * self.sim.plan.hard_s
 
@@ -673,7 +673,7 @@ class ScheduleUser(Actor):
         for _ in range(3):
             await self.sleep(0.0, self.sim.plan.faulty_s / 3)
             await self._change(self.random.choice(names[: len(SCHEDULES)]))
-        while has_hours and self.sim.dice.on and not self.sim.slept_s:
+        while has_hours and self.sim.dice.on and not self.sim.has_stopped:
             await self.sleep(0.5, 1.0)
         if has_hours:
             await self.sleep(8.0, 12.0)  # until somebody leads and has caught up

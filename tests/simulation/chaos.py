@@ -253,12 +253,27 @@ class Chaos:
 
     async def _slept(self) -> bool:
         """Let hours pass in which nothing runs, as on a machine that sleeps; then all that waited for a time is due."""
-        if self._sim.slept_s:
+        if not await self._may_stop():
             return False
-        await self._sim.are_scheduled.wait()
         self._sim.slept_s = LONG_STOP_S
         self._loop.skip(LONG_STOP_S)
+        self._sim.watch.hours_passed()
         return True
+
+    async def _may_stop(self) -> bool:
+        """Return whether hours may pass now, which they do once."""
+        await self._sim.are_scheduled.wait()
+        may_stop = not self._sim.has_stopped
+        self._sim.has_stopped = True
+        return may_stop
+
+    async def _suspended(self) -> bool:
+        """Let hours pass by all wall clocks, but not by the monotonic ones, as on a machine that was suspended."""
+        may_stop = await self._may_stop()
+        if may_stop:
+            self._loop.suspended_s = LONG_STOP_S
+            self._sim.watch.hours_passed()
+        return may_stop
 
     async def _switched_off_for_hours(self) -> bool:
         """The same, but the coordinators do not wake: they end, and are started again after it."""

@@ -164,7 +164,9 @@ class Sim:
         self.processes: dict[str, Process] = {}
         self._ids = count(1)
         self.slept_s = 0.0
-        """How long everything stood still."""
+        """How long everything stood still, by the clock of the loop."""
+        self.has_stopped = False
+        """Whether hours have passed, by any clock."""
         self.are_scheduled = asyncio.Event()
         """Set when the schedules are defined: hours may pass."""
         self._over = False
@@ -216,7 +218,7 @@ class Sim:
         """Return whether there were as many steps and faults as there must be, and hours have passed if they must."""
         plan, loop = self.plan, asyncio.get_running_loop()
         assert isinstance(loop, SeededLoop)
-        if plan.has_hours and not self.slept_s:
+        if plan.has_hours and not self.has_stopped:
             return False
         return loop.steps >= plan.least_steps and self.dice.fired.total() >= plan.least_faults
 
@@ -351,7 +353,7 @@ class Sim:
 
     def _gave_up(self, error: BaseException) -> bool:
         """Return whether a process ended as it got no answer: after hours that also those do that do much at once."""
-        if self.slept_s and isinstance(error, BaseExceptionGroup):
+        if self.has_stopped and isinstance(error, BaseExceptionGroup):
             return error.split(Unavailable)[1] is None
         return isinstance(error, Unavailable)
 

@@ -24,11 +24,14 @@ PROCESSES = (
 )  # fmt: skip
 MACHINES = ("clock_jumped_ahead", "clock_jumped_back", "container_exited", "start_failed", "machine_restarted",
             "store_busy")  # fmt: skip
+LONG_STOPS = ("slept", "switched_off_for_hours", "suspended")
+"""
+Hours pass in which nothing runs, once in a run: then the coordinators go on, or they have been ended by it, or only the
+wall clocks know, as of a machine that was suspended.
+"""
 DRAWN = (*NETWORK, *JOURNAL, *PROCESSES, *MACHINES)
-KINDS = (*DRAWN, "many_silent", "slept", "switched_off_for_hours")
+KINDS = (*DRAWN, "many_silent", *LONG_STOPS)
 """Every kind of fault; one that never fires over many seeds fails the run."""
-LONG_STOPS = ("slept", "switched_off_for_hours")
-"""Everything stands still for hours, once in a run; then the coordinators go on, or they have been ended by it."""
 LONG_STOP_S = 3 * 3600.0
 LONG_STOP_EVERY, LONG_STOP_AT = 17, 5
 """Which seeds have one."""
@@ -62,7 +65,8 @@ ONCE_EVERY_S = {
     "coordinator_resigned": 30.0, "coordinator_without_power": 25.0, "worker_killed": 10.0, "worker_stopped": 10.0,
     "node_killed": 20.0, "node_stopped": 20.0, "follower_crashed": 8.0, "client_killed": 20.0, "server_restarted": 40.0,
     "clock_jumped_ahead": 14.0, "clock_jumped_back": 14.0, "container_exited": 10.0, "start_failed": 15.0,
-    "machine_restarted": 40.0, "lease_down": 15.0, "many_silent": 3.0, "slept": 2.0, "switched_off_for_hours": 2.0,
+    "machine_restarted": 40.0, "lease_down": 15.0, "many_silent": 3.0,
+    **dict.fromkeys(LONG_STOPS, 2.0),
 }  # fmt: skip
 """How often the scheduled faults strike; the others are drawn for each message."""
 
@@ -162,7 +166,7 @@ def plan_of(seed: int) -> Plan:
     intensity = {kind: random.choice((0.0, 0.5, 1.0, 1.0, 2.0)) for kind in DRAWN}
     intensity["many_silent"] = 1.0 if has_mass_silence else 0.0
     if seed % LONG_STOP_EVERY == LONG_STOP_AT:
-        intensity[LONG_STOPS[seed // LONG_STOP_EVERY // 2 % 2]] = 1.0
+        intensity[LONG_STOPS[seed // LONG_STOP_EVERY // 2 % len(LONG_STOPS)]] = 1.0
     if seed % 8 == 3:
         intensity |= dict.fromkeys(ENDS_REIGNS, 0.0)
     forgets = random.random() < SHORT_SHARE

@@ -52,7 +52,9 @@ class Process:
 
     def wall(self) -> float:
         """Return the wall clock time, which may be wrong and may jump."""
-        return EPOCH_BEGIN + self.offset_s + asyncio.get_running_loop().time()
+        loop = asyncio.get_running_loop()
+        assert isinstance(loop, SeededLoop)
+        return EPOCH_BEGIN + self.offset_s + loop.time() + loop.suspended_s
 
     def heard(self) -> float:
         """Return the monotonic clock time, which may be a little fast or slow."""
@@ -85,6 +87,8 @@ class SeededLoop(VirtualLoop):
     def __init__(self, random: Random) -> None:
         super().__init__()
         self.steps = 0
+        self.suspended_s = 0.0
+        """For how long nothing ran while only the wall clocks went on."""
         self.numbers = count(1)
         self._timers: list[tuple[float, int, asyncio.TimerHandle]] = []
         self._random = random

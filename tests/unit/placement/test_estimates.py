@@ -319,6 +319,8 @@ def test_the_task_that_came_last_is_estimated_now_and_then_and_scored() -> None:
     sample(fold(*placed[:2]), Signs(), RULES, HEARD - SAMPLED_EVERY_S, estimates)
     sample(world, signs, RULES, HEARD, estimates)
     assert estimates.sampled_at == HEARD
+    sample(world, signs, RULES, HEARD + 0.1, estimates)
+    assert estimates.looked_at == HEARD
     sample(world, signs, RULES, HEARD + 1.0, estimates)
     assert estimates.sampled_at == HEARD
     ended = [said(completed("r", "r.1.1"), at=NOW + 10.0), said(started(), at=NOW + 10.0)]
