@@ -54,6 +54,8 @@ from coordinator.engine.waiting_claims import SchedulingWorker
 from coordinator.engine.waiting_questions import Waiting
 from coordinator.journal.slots import Epoch
 from coordinator.placement.blockages import Blockages
+from coordinator.placement.estimates import Estimates
+from coordinator.placement.explain import sample
 from coordinator.security.gatekeeper import Access
 from coordinator.task_groups import task_group
 from events.coordinator import CoordinatorStarted, CoordinatorStopped
@@ -138,7 +140,7 @@ class Engine:
         self._waiting = Waiting(world, most=most, wait_max_s=wait_max_s, ask_again=again, budget=self._budget)
         self._long: LongAnswer | None = None
         self._hints = Hints(world, self.signs, self._waiting, notify)
-        self._deadlines, self._blockages = Deadlines(world), Blockages(world)
+        self._deadlines, self._blockages, self._estimates = Deadlines(world), Blockages(world), Estimates()
         self._to_look = ToLook(world)
         self._next_tick = self._heard = 0.0
         self._resigning = ""
@@ -446,7 +448,7 @@ class Engine:
         room = asked.room
         if room is not None and room.left() <= 0:
             raise ask_again()
-        value = ask(self.world, self.signs, asked.command, heard_now, self.rules, asked.caller)
+        value = ask(self.world, self.signs, asked.command, heard_now, self.rules, asked.caller, self._estimates)
         if Waiting.must_wait(asked.command, value):
             return _WAITS
         if room is None:
@@ -618,6 +620,7 @@ class Engine:
         self.listening.look(heard_now)
         self._next_tick = heard_now + self._limits.tick_s
         self.signs.forget(self.world)
+        sample(self.world, self.signs, self.rules, heard_now, self._estimates)
         context = DecisionContext(turn.now, self.rules)
         try:
             for event in due(self.world, self.signs, context, heard_now, deadlines):

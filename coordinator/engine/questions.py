@@ -52,6 +52,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
     from coordinator.deciders.signs import Signs
+    from coordinator.placement.estimates import Estimates
     from projections.container import Container
     from projections.hold import Hold
     from projections.pool import Pool
@@ -84,6 +85,7 @@ def ask(
     heard_now: float,
     rules: Rules = USUAL_RULES,
     caller: Caller = NOBODY,
+    estimates: Estimates | None = None,
 ) -> Any:
     """
     Answer one question of *caller*; a list comes as an iterator, so that no more of it is made than is wanted.
@@ -117,10 +119,10 @@ def ask(
         case GetPool():
             return _pool(one_of(world.pools, question.pool_id, "pool"), question)
         case ExplainTask():
-            return explain(world, signs, one_of(world.tasks, question.task_id, "task"), rules, heard_now)
+            return explain(world, signs, one_of(world.tasks, question.task_id, "task"), rules, heard_now, estimates)
         case PlanTask():
             context = DecisionContext(world.indexes.now, rules, caller.tenant, caller.actor)
-            return plan(world, signs, question.task, context, heard_now)
+            return plan(world, signs, question.task, context, heard_now, estimates)
         case OfferTasks():
             return _offered(world, question)
         case GetQueue():

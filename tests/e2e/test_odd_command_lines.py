@@ -68,6 +68,7 @@ COMMANDS: dict[str, Line] = {
     "task list": Line(()),
     "task submit": Line(("n",), {"--json": ""}),
     "task explain": Line(("none",)),
+    "task plan": Line(("n",), {"--json": ""}),
     "task pause": Line(("none",)),
     "task resume": Line(("none",)),
     "dead list": Line(()),
