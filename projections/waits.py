@@ -41,7 +41,7 @@ def waited(world: World, task: Task) -> dict[str, float]:
     found: dict[str, float] = {}
     kept_back = list(_kept_back(world, task))
     first = _spans(world, not_begun(task))
-    later = _spans(world, task) if task.build_id else first
+    later = _spans(world, task) if task.build_id or task.gang is not None else first
 
     def note(cause: str, begin: float, end: float) -> None:
         if end > begin:
@@ -94,7 +94,9 @@ def _why(task: Task, *, is_first: bool) -> str:
 
 
 def not_begun(task: Task) -> Task:
-    """Return a task as it was before its first attempt, which decided where it goes on."""
+    """Return a task as it was before its first attempt, which decided where it goes on, and began its gang."""
+    if task.gang is not None and task.attempt:
+        return msgspec.structs.replace(task, build_id="", attempt=0)
     return task if not task.build_id else msgspec.structs.replace(task, build_id="")
 
 

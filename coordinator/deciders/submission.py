@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from coordinator.commands.validation import AMOUNT_MAX, check_number, check_resources, check_text
 from coordinator.deciders import dependencies
 from coordinator.deciders.first_start import first_start
+from coordinator.deciders.gang import check_gang
 from coordinator.deciders.queue import PRIORITY_MOST, priority_of
 from coordinator.deciders.retries import check_policy
 from coordinator.deciders.spend import check_spend
@@ -40,7 +41,7 @@ PREFER_MOST_S = 3600.0
 _CONTENT = (
     "task_name", "task_type", "priority", "timeout_s", "max_retries", "resources", "idempotency_key", "queue",
     "fairness_key", "retry", "requeued_from", "after", "time_limits",
-    "attributes", "worker_filter", "prefer", "pin_version", "spend", "request",
+    "attributes", "worker_filter", "prefer", "pin_version", "spend", "request", "gang",
 )  # fmt: skip
 """What the repeat of a submit must say again, besides the payload."""
 _SHA256_DIGITS = 64
@@ -79,7 +80,7 @@ def submission(world: World, command: SubmitTask, context: DecisionContext) -> T
         check_number("timeout_s", command.timeout_s, LEAST_S, MOST_S)
     if command.max_retries is not None:
         check_number("max_retries", command.max_retries, 0, 1000)
-    _check_rare(command)
+    _check_rare(command, rules)
     return TaskSubmitted(
         task_id=command.task_id,
         task_name=command.task_name,
@@ -107,10 +108,11 @@ def submission(world: World, command: SubmitTask, context: DecisionContext) -> T
         pin_version=command.pin_version,
         spend=command.spend,
         request=command.request,
+        gang=command.gang,
     )
 
 
-def _check_rare(command: SubmitTask) -> None:
+def _check_rare(command: SubmitTask, rules: Rules) -> None:
     """Check the fields that few tasks have."""
     if command.retry is not None:
         check_policy(command.retry)
@@ -124,6 +126,8 @@ def _check_rare(command: SubmitTask) -> None:
         _check_filter("worker_filter", command.worker_filter)
     if command.spend is not None:
         check_spend(command.spend)
+    if command.gang is not None:
+        check_gang(command.gang, rules)
 
 
 def _check_filter(name: str, text: str) -> None:

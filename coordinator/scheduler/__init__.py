@@ -22,11 +22,12 @@ if TYPE_CHECKING:
     from events.retry import RetryPolicy
     from events.schedule import Catchup, Overlap, ScheduleStatus
     from events.spend import Spend
-    from events.task import Prefer, TaskStatus, TaskUsage
+    from events.task import Gang, Prefer, TaskStatus, TaskUsage
 
 __all__ = [
     "After",
     "Catchup",
+    "Gang",
     "Overlap",
     "PolicyType",
     "Prefer",
@@ -58,6 +59,7 @@ __getattr__ = lazy_exports(
     {
         "After": "events.after",
         "Catchup": "events.schedule",
+        "Gang": "events.task",
         "Overlap": "events.schedule",
         "PolicyType": "coordinator.scheduler.scheduling_policy",
         "Prefer": "events.task",
