@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from projections.task import Task
     from projections.world import World
 
-HELD, QUEUE_PAUSED, REQUEST_WAITS = "held", "queue_paused", "request_waits"
+HELD, QUEUE_PAUSED, REQUEST_WAITS, GATHERS = "held", "queue_paused", "request_waits", "gang_gathers"
 DEPENDENT, PAUSED, BACK_OFF, LATER = "waits_for", "task_paused", "back_off", "not_before"
 """The causes that are no shape's, as `task.explain` names them."""
 

@@ -56,9 +56,8 @@ def submission(world: World, command: SubmitTask, context: DecisionContext) -> T
     Raises:
         Refused: the command is malformed.
     """
-    rules, queue, priority = context.rules, command.queue, command.priority
-    if queue:
-        queue = name_of(checked(queue, "queue"))
+    rules, priority = context.rules, command.priority
+    queue = name_of(checked(command.queue, "queue")) if command.queue else ""
     if isinstance(priority, str):
         known = world.tasks.get(command.task_id)
         priority = priority_of(world, queue, priority) if known is None else known.priority

@@ -49,6 +49,7 @@ from coordinator.engine.listening import Listening
 from coordinator.engine.questions import ask
 from coordinator.engine.refusals import Refusals, facts_besides
 from coordinator.engine.turn import FoldFailed, Turn, TurnFull
+from coordinator.engine.unfit_tasks import UnfitTasks
 from coordinator.engine.waiting_claims import SchedulingWorker
 from coordinator.engine.waiting_questions import Waiting
 from coordinator.journal.slots import Epoch
@@ -136,6 +137,7 @@ class Engine:
         self._waiting = Waiting(world, most=most, wait_max_s=wait_max_s, ask_again=again, budget=self._budget)
         self._hints = Hints(world, self.signs, self._waiting, notify)
         self._deadlines, self._blockages = Deadlines(world), Blockages(world)
+        self._unfit = UnfitTasks(world)
         self._to_look = ToLook(world)
         self._next_tick = self._heard = 0.0
         self._resigning = ""
@@ -603,6 +605,7 @@ class Engine:
                 self.signs, self.rules, heard_now, lambda: self._clock.heard() - began > BLOCKAGES_S
             ):
                 turn.record([event], COORDINATOR)
+                self._unfit.note(event, heard_now)
         except TurnFull:
             self._next_tick = 0.0
             self.intake.wake()

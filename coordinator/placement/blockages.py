@@ -26,6 +26,7 @@ from projections.budget import budget_of, is_budget, value_of
 from projections.limit import limit_of, opens_at
 from projections.ready import FIFO, ShapeKey, key_in, shape_of
 from projections.time_limits import waits_since
+from projections.waits import GATHERS
 from projections.worker import WorkerStatus
 from projections.worker_filters import condition, facts_of
 
@@ -153,7 +154,7 @@ class Blockages:
         if why:
             return why, "", ()
         if key.gang and key.gang not in world.indexes.gangs.gathered:
-            return "gang_gathers", "", ()
+            return GATHERS, "", ()
         keyed, now = world.indexes.keyed, world.indexes.now
         for one in key.keys:
             if is_budget(one):

@@ -35,7 +35,7 @@ MOST_TRIED = 20
 """So many gangs that do not fit are tried in a turn; others wait for the next, but the one that room is kept for."""
 
 
-class Place(Protocol):
+class Taker(Protocol):
     """Something that takes tasks: a waiting claim, or a worker that has nothing else to do."""
 
     @property
@@ -48,7 +48,7 @@ class Place(Protocol):
         """Return how well it is served if it takes so many more, and its worker so many in all; the least is next."""
 
 
-P = TypeVar("P", bound=Place)
+P = TypeVar("P", bound=Taker)
 
 
 class Matching(Generic[P]):
@@ -190,7 +190,7 @@ def _is_paused(world: World, members: GangMembers) -> bool:
     return any(queue is not None and queue.paused_at is not None for queue in queues)
 
 
-class Gangs(Generic[P]):
+class GangsOfTurn(Generic[P]):
     """The gangs of one turn; *places* are its claims, and *may* says which of some tasks each may take."""
 
     def __init__(

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from coordinator.deciders.housing import SERVING
-from coordinator.placement.gangs import Gangs
+from coordinator.placement.gangs import GangsOfTurn
 from coordinator.placement.sources import Sources, custom_queues
 from events.base import START
 from events.coordinator import ANY, ClaimFilter
@@ -87,7 +87,6 @@ def schedule(
     """
     capacities = _capacities(world, claims, loads, containers)
     sources = Sources(world, with_choice=chosen is not None, room=_Room(capacities))
-    is_counted = world.indexes.is_accounted or world.indexes.keyed.is_used
     taken: set[str] = set()
     left = most
     if chosen is not None:
@@ -102,6 +101,21 @@ def schedule(
     if chosen is not None:
         left -= yield from gangs.of_custom(left)
     heapq.heapify(candidates)
+    is_counted = world.indexes.is_accounted or world.indexes.keyed.is_used
+    yield from _in_turn(candidates, filters, sources, gangs, taken, left, is_counted=is_counted)
+
+
+def _in_turn(
+    candidates: list[tuple[float, int, _Candidate | _Rotation]],
+    filters: Mapping[str, ClaimFilter],
+    sources: Sources,
+    gangs: _Gangs,
+    taken: set[str],
+    left: int,
+    *,
+    is_counted: bool,
+) -> Iterator[TaskStarted]:
+    """Assign up to *left* tasks, each to the claim that is served next."""
     while candidates and left:
         score, number, one = candidates[0]
         if score < one.score():  # the worker got a task through another of its claims since
@@ -254,7 +268,7 @@ class _Gangs:
         self._places = places
         self._taken = taken
         self._note_kept = note_kept
-        self._gangs = Gangs(world, sources, self._with_room, self._among)
+        self._gangs = GangsOfTurn(world, sources, self._with_room, self._among)
 
     def begin(self, task: Task, left: int) -> Generator[TaskStarted, None, int]:
         """Assign all tasks of a gang, if they are at most *left*, or keep room for them; return how much of it."""
