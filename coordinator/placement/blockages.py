@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from coordinator.deciders.signs import Signs
     from events.base import Position
     from events.resources import Resources
+    from projections.lanes import Gangs
     from projections.ready import Key
     from projections.task import Task
     from projections.worker import WorkerState
@@ -111,11 +112,14 @@ class Blockages:
             for key, shape in group.shapes.items():
                 if shape.members:
                     found.setdefault((lane.queue or DEFAULT, key), []).append(shape)
-        for task in self._world.indexes.gangs.tasks():
-            lane = self._world.indexes.lanes.lane_of(task)
-            key = shape_of(task, self._world.indexes.keyed.keys(task), lane.goes_to)
-            alike = found.setdefault((lane.queue or DEFAULT, key), [_Gathering({})])
-            alike[0].members[task.task_id] = task
+        indexes = self._world.indexes
+        gathering: dict[tuple[str, ShapeKey], dict[str, None]] = {}
+        for task in indexes.gangs.tasks():
+            lane = indexes.lanes.lane_of(task)
+            key = shape_of(task, indexes.keyed.keys(task), lane.goes_to)
+            gathering.setdefault((lane.queue or DEFAULT, key), {})[task.task_id] = None
+        for (queue_id, key), task_ids in gathering.items():
+            found[queue_id, key] = [_Gathering(indexes.gangs, key.gang, task_ids)]
         return [(queue_id, key, shapes) for (queue_id, key), shapes in found.items()]
 
     def _change(
@@ -183,7 +187,7 @@ class Blockages:
             held = world.indexes.held
             return "gang_waits", "", chain.from_iterable(held.get(one.worker_id, ()) for one in able.of(key))
         members = able.room_kept_for
-        if members and able.room_kept_at & {one.worker_id for one in able.of(key)}:
+        if members and able.with_room(key) <= able.room_kept_at:
             return "kept_for_gang", "", [task.task_id for task in members]
         return "", "", ()
 
@@ -207,9 +211,16 @@ class _Tasks(Protocol):
 
 
 class _Gathering(NamedTuple):
-    """The ready tasks of one shape that wait for others of their gang."""
+    """The tasks of one shape that waited for others of their gang when a round began, as far as they are ready now."""
 
-    members: dict[str, Task]
+    gangs: Gangs
+    gang: str
+    task_ids: dict[str, None]
+
+    @property
+    def members(self) -> dict[str, Task]:
+        ready = self.gangs.of[self.gang].ready if self.gang in self.gangs.of else {}
+        return {one: ready[one] for one in self.task_ids if one in ready}
 
     def ordered(self, ordering: str) -> Iterator[tuple[Key, Task]]:
         key_of = key_in(ordering)
@@ -297,6 +308,11 @@ class _Able:
         if is_heard:
             return "workers_busy"
         return "workers_silent" if is_present else "workers_stopping"
+
+    def with_room(self, key: ShapeKey) -> set[str]:
+        """Return the workers that have room now for the next task of a shape."""
+        able = (one for one in self.of(key) if self._is_present(one) and self._is_heard(one))
+        return {one.worker_id for one in able if self._has_room(one, key)}
 
     def _matching(self, key: ShapeKey) -> Iterator[WorkerState]:
         filters = [condition(one) for one in (key.worker_filter, key.rule_filter) if one]

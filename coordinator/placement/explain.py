@@ -334,7 +334,8 @@ def _of_room_kept(world: World, task: Task, fits: dict[str, dict[str, str]]) -> 
     members = world.indexes.gangs.of[name]
     tasks = members.in_order()
     able = workers_of(world, tasks)
-    if any(not against and worker_id in able for worker_id, against in fits.items()):
+    with_room = {worker_id for worker_id, against in fits.items() if not against}
+    if with_room and with_room <= able:
         left_s = max(0.0, members.until - world.indexes.now)
         gang_id = name.removeprefix(f"{tasks[0].tenant}/")
         yield Reason(
