@@ -136,8 +136,7 @@ class Engine:
         again = self.intake.put_back
         self._waiting = Waiting(world, most=most, wait_max_s=wait_max_s, ask_again=again, budget=self._budget)
         self._hints = Hints(world, self.signs, self._waiting, notify)
-        self._deadlines, self._blockages = Deadlines(world), Blockages(world)
-        self._unfit = UnfitTasks(world)
+        self._deadlines, self._blockages, self._unfit = Deadlines(world), Blockages(world), UnfitTasks(world)
         self._to_look = ToLook(world)
         self._next_tick = self._heard = 0.0
         self._resigning = ""

@@ -10,7 +10,7 @@ from events.errors import NotFound, Refused
 from events.task import Gang
 from tests.simulation.actors import Actor
 
-SIZES = (2, 2, 3, 4)
+SIZES = (2, 2, 2, 3)
 DEADLINES_S = (3.0, 8.0, 20.0)
 AT_A_TIME = 2
 

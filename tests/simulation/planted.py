@@ -471,12 +471,12 @@ def limit_of_the_turn_before() -> Iterator[None]:
 
 @contextmanager
 def half_a_gang() -> Iterator[None]:
-    """Of a gang only the tasks begin that there is room for."""
+    """Of a gang that there is room for, only half begins."""
     original = GangsOfTurn.fitted
 
     def fitted(self: Any, task: Task, left: int) -> Any:
-        found, _ = original(self, task, left)
-        return found[: len(found) // 2 + 1], True
+        found, begins = original(self, task, left)
+        return (found[: len(found) // 2] if begins else found), begins
 
     with mock.patch.object(GangsOfTurn, "fitted", fitted):
         yield
