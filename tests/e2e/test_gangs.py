@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.e2e
 
-SMALL_S = 0.05
+SMALL_S = 0.2
 AHEAD = 6
 """So many small tasks wait at any moment."""
 
@@ -37,10 +37,9 @@ async def small_tasks(cluster: Cluster) -> AsyncIterator[list[str]]:
 
     async def one_after_the_other(lane: int) -> None:
         for number in range(100_000):
-            done.extend(
-                task.task_id
-                for task in await ended(cluster, await submit(cluster, "small", task_id=f"s{lane}-{number}"))
-            )
+            long_s = SMALL_S * (1.0 + 0.37 * lane)  # so that they do not end together
+            ids = await submit(cluster, "small", long_s, task_id=f"s{lane}-{number}")
+            done.extend(task.task_id for task in await ended(cluster, ids))
 
     async with task_group() as tasks:
         lanes = [tasks.create_task(one_after_the_other(lane)) for lane in range(AHEAD)]
@@ -55,24 +54,24 @@ async def test_a_gang_begins_beside_small_tasks(cluster: Cluster) -> None:
     """Over two workers with 2 and 1 slots, as does another one that needs all of them; all at the same moment."""
     workers = some_worker(cluster, worker_id="two", slots=2), some_worker(cluster, worker_id="one", slots=1)
 
-    async def nap(_payload: Any) -> None:
-        await asyncio.sleep(SMALL_S)
+    async def nap(payload: float | None) -> None:
+        await asyncio.sleep(payload or SMALL_S)
 
     for worker in workers:
         worker.task("small")(nap)
         worker.task("rank")(nap)
     async with serving(cluster, workers[0]), serving(cluster, workers[1]), small_tasks(cluster) as done:
         gangs = [Gang(gang_id=name, size=3, deadline_s=16.0) for name in ("first", "second")]
-        await asyncio.sleep(20 * SMALL_S)
+        await asyncio.sleep(5 * SMALL_S)
         ids = [await submit(cluster, "rank", count=3, task_id=gang.gang_id, gang=gang) for gang in gangs]
         for gang_ids in ids:
             tasks = await ended(cluster, gang_ids)
             assert {task.status for task in tasks} == {TaskStatus.COMPLETED}, tasks
             assert len({task.started_at for task in tasks}) == 1
             assert sorted(task.worker_id for task in tasks) == ["one", "two", "two"]
-        assert len(done) > 20
+        assert len(done) > 10
         before = len(done)
-        await asyncio.sleep(20 * SMALL_S)
+        await asyncio.sleep(5 * SMALL_S)
         assert len(done) > before
 
 
