@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 PATIENCE_S = 10.0
 """Room is kept for a gang that waits for so long, or a quarter of its deadline if that is shorter."""
-MOST_TRIED = 20
+MOST_TRIED = 10
 """So many gangs that do not fit are tried in a turn; others wait for the next, but the one that room is kept for."""
 
 
@@ -173,14 +173,22 @@ def patience_s(members: GangMembers) -> float:
 
 
 def room_kept_for(world: World) -> str:
-    """Return the gang that room is kept for now, '' for none: the one of those that could begin that waits longest."""
+    """
+    Return the gang that room is kept for now, '' for none: the one of those that could begin that waits longest.
+
+    If the first `MOST_TRIED` could not, however long they wait, room is kept for none.
+    """
     gangs, now = world.indexes.gangs, world.indexes.now
+    tried = 0
     for since, name in sorted((since, name) for name, since in gangs.gathered.items()):
         members = gangs.of[name]
         if now - since < patience_s(members) or _is_paused(world, members):
             continue
         if most_at_once(world, members.in_order()) == members.size:
             return name
+        tried += 1
+        if tried == MOST_TRIED:
+            break
     return ""
 
 
@@ -191,7 +199,11 @@ def _is_paused(world: World, members: GangMembers) -> bool:
 
 
 class GangsOfTurn(Generic[P]):
-    """The gangs of one turn; *places* are its claims, and *may* says which of some tasks each may take."""
+    """
+    The gangs of one turn; *places* are its claims, and *may* says which of some tasks each may take.
+
+    *room* returns how many tasks they have room for at most, when the first gang is looked at.
+    """
 
     def __init__(
         self,
@@ -199,11 +211,14 @@ class GangsOfTurn(Generic[P]):
         sources: Sources,
         places: Callable[[], Iterable[P]],
         may: Callable[[P, tuple[str, ...]], AbstractSet[str]],
+        room: Callable[[], int],
     ) -> None:
         self._world = world
         self._sources = sources
         self._places = places
         self._may = may
+        self._room = room
+        self._most: int | None = None
         self._tried = 0
         self._first: str | None = None
 
@@ -214,9 +229,13 @@ class GangsOfTurn(Generic[P]):
         With False it is the room that is to be kept for them, if any is.
         """
         name = gang_of(task)
-        tasks = self._world.indexes.gangs.of[name].in_order()
-        if self._tried >= MOST_TRIED and name != self._room_kept_for():
+        members = self._world.indexes.gangs.of[name]
+        if self._most is None:
+            self._most = self._room()
+        is_hopeless = members.size > self._most or self._tried >= MOST_TRIED
+        if is_hopeless and name != self._room_kept_for():
             return [], False
+        tasks = members.in_order()
         before = self._sources.mark()
         allowed = self._allowed(tasks)
         ids = tuple(one.task_id for one in allowed)

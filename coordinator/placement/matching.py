@@ -268,7 +268,7 @@ class _Gangs:
         self._places = places
         self._taken = taken
         self._note_kept = note_kept
-        self._gangs = GangsOfTurn(world, sources, self._with_room, self._among)
+        self._gangs = GangsOfTurn(world, sources, self._with_room, self._among, self._room)
 
     def begin(self, task: Task, left: int) -> Generator[TaskStarted, None, int]:
         """Assign all tasks of a gang, if they are at most *left*, or keep room for them; return how much of it."""
@@ -298,6 +298,17 @@ class _Gangs:
 
     def _with_room(self) -> list[_Candidate]:
         return sorted(filter(None, self._places), key=_Candidate.score)
+
+    def _room(self) -> int:
+        """Return how many tasks the claims have room for, by slots alone."""
+        wanted: dict[_Capacity, int] = {}
+        for place in self._places:
+            capacity = place.capacity
+            wanted[capacity] = wanted.get(capacity, 0) + max(0, place.claim.slots - place.assigned)
+        return sum(
+            slots if one.worker.slots is None else max(0, min(slots, one.worker.slots - one.busy))
+            for one, slots in wanted.items()
+        )
 
     def _among(self, place: _Candidate, task_ids: tuple[str, ...]) -> frozenset[str]:
         wanted = self._filters.get(place.claim.claim_id, ANY)

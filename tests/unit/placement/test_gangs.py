@@ -317,17 +317,30 @@ def test_no_more_room_is_kept_than_may_start() -> None:
 
 
 def test_many_gangs_that_do_not_fit_are_tried_later() -> None:
-    """The next turn tries the same, and the one that room is kept for is tried in each."""
-    facts = [one for number in range(MOST_TRIED + 2) for one in gang(3, f"a{number}")]
-    workers = worker("v", slots=3), worker("w", slots=2)
+    """The next turn tries the same, and the one that room is kept for is tried in each; without slots none is tried."""
+    workers = worker("v", resources=resources(cpu=9)), worker("w", resources=resources(cpu=3))
 
     def got(*gangs: Event) -> list[tuple[str, str]]:
         scribe = Scribe()
-        scribe.commit(*workers, *gangs, *gang(2, "z"), submitted("t"))
+        scribe.commit(*workers, *gangs, *gang(2, "z", resources=resources(cpu=1)), submitted("t"))
         return dealt(scribe.world, waiting(slots=2))
 
+    facts = [one for number in range(MOST_TRIED + 1) for one in gang(2, f"a{number}", resources=resources(cpu=2))]
     assert got(*facts) == [("t", "w")]
-    assert got(*facts[:9]) == [("z1", "w"), ("z2", "w")]
+    assert got(*facts[:8]) == [("z1", "w"), ("z2", "w")]
+    facts = [one for number in range(MOST_TRIED + 1) for one in gang(3, f"a{number}")]
+    assert got(*facts) == [("z1", "w"), ("z2", "w")]
+
+
+def test_behind_many_gangs_that_could_never_begin_no_room_is_kept() -> None:
+    """To look at all of them would take long; they end at their deadlines."""
+    facts = [one for number in range(MOST_TRIED) for one in gang(3, f"a{number}")]
+    scribe = Scribe()
+    scribe.commit(worker("w", slots=2), *facts, *gang(2, "z"))
+    assert room_kept_for(later(scribe.world, PATIENCE_S)) == ""
+    scribe = Scribe()
+    scribe.commit(worker("w", slots=2), *facts[3:], *gang(2, "z"))
+    assert room_kept_for(later(scribe.world, PATIENCE_S)) == "default/z"
 
 
 def test_which_workers_may_run_a_gang() -> None:
@@ -454,3 +467,11 @@ def test_amounts_of_a_gang_fit_together() -> None:
     world = fold(worker("w", resources=resources(cpu=3)), *gang(2, resources=resources(cpu=2)))
     assert dealt(world, waiting(slots=2)) == []
     assert most_at_once(world, world.indexes.gangs.of["default/g"].in_order(), now=True) == 1
+
+
+def test_what_moving_another_task_does_not_make_fit_stays() -> None:
+    """Each of the others alone is in the way."""
+    has = resources(cpu=4, memory=9)
+    small, large = resources(cpu=1, memory=1), resources(cpu=4)
+    tasks = member("g1", 3, resources=small), member("g2", 3, resources=small), member("g3", 3, resources=large)
+    assert dealt(fold(worker("w", resources=has), *tasks), waiting(slots=9)) == []
