@@ -400,9 +400,9 @@ def submitted_as(event: TaskSubmitted, stamp: Stamp) -> Task:
         rule_filter=intern(event.rule_filter) if event.rule_filter else "",
         spend=event.spend,
         request=event.request,
-        gang=event.gang,
-        gang_until=event.gang_until,
     )
+    if event.gang is not None:  # else the default of an event would be written where that of a task is left out
+        task = msgspec.structs.replace(task, gang=event.gang, gang_until=event.gang_until)
     if event.not_before is not None or event.debounce is not None:
         first = max(event.not_before or 0.0, 0.0 if event.debounce is None else event.debounce.until)
         return msgspec.structs.replace(task, retry_at=first)

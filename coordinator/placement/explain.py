@@ -20,7 +20,7 @@ from coordinator.deciders.housing import SERVING, said_of
 from coordinator.deciders.rules import DecisionContext, present_s
 from coordinator.deciders.task import planned
 from coordinator.placement.budget_reasons import of_budgets
-from coordinator.placement.gangs import most_at_once, room_kept_for, workers_of
+from coordinator.placement.gangs import key_too_narrow, most_at_once, room_kept_for, workers_of
 from coordinator.placement.sources import Patience, ordering_of, prefers_for_s
 from events.pool import TASKS
 from events.queue import DEFAULT
@@ -317,6 +317,11 @@ def _of_gang(world: World, task: Task) -> Iterator[Reason]:
         return
     tasks = members.in_order()
     most, needs = most_at_once(world, tasks), f"gang {gang.gang_id} needs room for {gang.size} tasks at once"
+    if key := key_too_narrow(world, tasks):
+        change = f"coordinator limit define {limit_of(key)}, with more"
+        text = f"{needs}; the limit {limit_of(key)} never lets as many of {key!r} start together; {left}"
+        yield Reason(code="gang_too_large", tier=Tier.NEVER, text=text, change=change)
+        return
     if most < gang.size:
         text = f"{needs}; if they had nothing else to do, workers had it for {most}; {left}"
         yield Reason(code="gang_too_large", tier=Tier.NEVER, text=text, change=MORE_WORKERS)

@@ -10,12 +10,14 @@ what comes before it by the policies may take that room, what comes behind it ma
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
 from coordinator.placement.sources import Sources
 from events.coordinator import ANY
 from events.queue import DEFAULT
 from events.resources import NONE
+from projections.limit import keys_of, limit_of, room_of
 from projections.ready import gang_of
 from projections.worker import WorkerStatus
 
@@ -165,6 +167,15 @@ def workers_of(world: World, tasks: Sequence[Task]) -> frozenset[str]:
     return frozenset(one.worker_id for one in world.workers.values() if sources.among("", one, ANY, ids))
 
 
+def key_too_narrow(world: World, tasks: Sequence[Task]) -> str:
+    """Return the key of a limit that never lets so many of some tasks start at once, '' for none."""
+    counts = Counter(key for task in tasks for key in keys_of(task, world.limits))
+    for key, count in counts.items():
+        if room_of(world.limits[limit_of(key)].terms, None, 0, world.indexes.now) < count:
+            return key
+    return ""
+
+
 def patience_s(members: GangMembers) -> float:
     """Return how long a gang that is ready waits before room is kept for it."""
     gang = next(iter(members.pending.values())).gang
@@ -184,7 +195,8 @@ def room_kept_for(world: World) -> str:
         members = gangs.of[name]
         if now - since < patience_s(members) or _is_paused(world, members):
             continue
-        if most_at_once(world, members.in_order()) == members.size:
+        tasks = members.in_order()
+        if not key_too_narrow(world, tasks) and most_at_once(world, tasks) == members.size:
             return name
         tried += 1
         if tried == MOST_TRIED:

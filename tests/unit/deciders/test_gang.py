@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from msgspec import json
 
 from coordinator.commands.task import CompleteTask
 from coordinator.deciders.gang import SIZE_MOST
@@ -108,3 +109,9 @@ def test_the_deadline_is_looked_for_as_other_limits_are() -> None:
         ("b", GANG_DEADLINE, 60.0),
     ]
     assert [round(one.ran_for_s, 3) for one in found if isinstance(one, TaskTimedOut)] == [60.5, 60.5]
+
+
+def test_a_task_without_a_gang_is_written_as_before() -> None:
+    """A read model of an earlier release has the same rows."""
+    event = json.decode(json.encode(submitted("a", gang_until=0.0)), type=type(submitted("a")))
+    assert b"gang" not in json.encode(fold(event).tasks["a"])

@@ -479,6 +479,10 @@ def test_a_gang_needs_room_for_all_at_once() -> None:
     (never,) = told(worker(slots=2), *tasks).reasons[:1]
     assert (never.code, never.tier) == ("gang_too_large", Tier.NEVER)
     assert "workers had it for 2" in never.text
+    limit = LimitDefined(limit_id="l", terms=Terms(by="task_name", starts=2, per_s=9.0))
+    (never,) = told(worker(), limit, *tasks).reasons[:1]
+    assert never.code == "gang_too_large"
+    assert "the limit l never lets as many of 'l:work' start together" in never.text
     facts = worker(slots=3), submitted("r"), started("r"), *tasks
     reason = next(one for one in told(*facts).reasons if one.code == "gang_waits")
     assert reason.text.startswith("gang g needs room for 3 tasks at once; workers have it for 2; in 5")

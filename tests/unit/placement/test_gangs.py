@@ -9,7 +9,7 @@ from hypothesis import given as for_all
 from hypothesis import settings
 from hypothesis import strategies as st
 
-from coordinator.placement.gangs import MOST_TRIED, PATIENCE_S, most_at_once, room_kept_for, workers_of
+from coordinator.placement.gangs import MOST_TRIED, PATIENCE_S, key_too_narrow, most_at_once, room_kept_for, workers_of
 from coordinator.placement.matching import _Candidate, _Capacity, _Rotation, offered, rounds_taken, schedule
 from coordinator.placement.sources import ready_for_custom
 from events.coordinator import ClaimFilter, WaitingClaim
@@ -308,6 +308,9 @@ def test_room_of_limits_is_kept_too() -> None:
     limit = LimitDefined(limit_id="l", terms=Terms(by="task_name", running=2))
     world = later(fold(limit, worker(), submitted("r"), started("r"), *gang(2), submitted("t")), PATIENCE_S)
     assert kept(world, waiting(slots=9)) == ([], 1)
+    world = later(fold(limit, worker(), *gang(3), submitted("t")), PATIENCE_S)
+    assert key_too_narrow(world, world.indexes.gangs.of["default/g"].in_order()) == "l:work"
+    assert kept(world, waiting(slots=9)) == (["t"], 0)
 
 
 def test_no_more_room_is_kept_than_may_start() -> None:
