@@ -89,6 +89,10 @@ class Lanes:
 
     def ahead_of(self, task: Task, ordering: str) -> int:
         """Return how many ready tasks of its queue and share, that could go where it goes, come before a task."""
+        return sum(count for _, count in self.ahead_in(task, ordering))
+
+    def ahead_in(self, task: Task, ordering: str) -> Iterator[tuple[Shape, int]]:
+        """Yield how many tasks of each shape come before a task, see `ahead_of`."""
         queue, key, goes_to = self.lane_of(task)
         groups = (
             group
@@ -97,7 +101,10 @@ class Lanes:
             and lane.key == key
             and (lane.goes_to is None or goes_to is None or lane.goes_to == goes_to)
         )
-        return sum(shape.ahead_of(task, ordering) for group in groups for shape in group.shapes.values())
+        for group in groups:
+            for shape in group.shapes.values():
+                if shape.members and (count := shape.ahead_of(task, ordering)):
+                    yield shape, count
 
     @property
     def is_empty(self) -> bool:

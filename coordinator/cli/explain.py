@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 WIDTH = 80
 BLOCKERS_SHOWN = 3
 WAITED_SHOWN_S = 0.05
+AT_ONCE_S = 1.0
+_UNITS = {"d": 86_400, "h": 3600, "min": 60}
 _HEADS = {
     Tier.NEVER: "it can never run as things are",
     Tier.OPERATOR: "somebody has to act",
@@ -70,7 +72,7 @@ def _show_waited(found: Explanation) -> None:
 
 def age(seconds: float) -> str:
     """Return a duration in its largest unit."""
-    for unit, size in (("d", 86_400), ("h", 3600), ("min", 60)):
+    for unit, size in _UNITS.items():
         if seconds >= size:
             return f"{seconds / size:.1f} {unit}"
     return f"{seconds:.1f} s"
@@ -78,11 +80,23 @@ def age(seconds: float) -> str:
 
 def _place(found: Explanation) -> str:
     place = "" if found.ahead is None else f", {found.ahead} before it"
-    if found.starts_in_s is None:
+    if found.starts_in_s is None or found.starts_until_s is None:
         return place
-    if not found.estimated_from:
+    if not found.starts_in_s and found.starts_until_s < AT_ONCE_S:
         return f"{place}, may start at once"
-    return f"{place}, may start in {age(found.starts_in_s)} (from {found.estimated_from} runs)"
+    runs = f"from {found.estimated_from} runs" if found.estimated_from else "without runs to go by"
+    when = f"{place}, starts in {_between(found.starts_from_s or 0.0, found.starts_until_s)} (80 %, {runs})"
+    if not found.estimates_scored:
+        return f"{when}; no estimate was scored yet"
+    right = round(100 * found.estimates_right / found.estimates_scored)
+    return f"{when}; past estimates were right {right} % of {found.estimates_scored}"
+
+
+def _between(least_s: float, most_s: float) -> str:
+    """Return two durations in the largest unit of the longer one."""
+    number, unit = age(most_s).split()
+    size = _UNITS.get(unit, 1)
+    return f"{least_s / size:.1f} to {number} {unit}"
 
 
 def _blocker(one: Blocker) -> str:

@@ -47,6 +47,8 @@ from events.task import Gang, Prefer, TaskStatus
 from events.time_limits import TimeLimits
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
     from coordinator.client.client import Client
     from events.task import Payload
     from projections.container import Container
@@ -167,74 +169,92 @@ def task() -> None:
     """Submit, list and cancel tasks."""
 
 
+_TASK_OPTIONS: tuple[Callable[[Any], Any], ...] = (
+    click.option("--payload", help="JSON passed to the handler."),
+    click.option("--type", "task_type", default="", help="Task type."),
+    click.option(
+        "--priority",
+        type=NumberOrName(),
+        default=0,
+        show_default=True,
+        help="A number, or a name such as high; higher runs first, by the policies priority and fair.",
+    ),
+    click.option("--queue", default="", help="Queue; by default that named `default`."),
+    click.option("--key", default="", help="Whose share of the queue it takes of, where keys share it."),
+    click.option(
+        "--attribute",
+        "attributes",
+        metavar="NAME=VALUE",
+        type=Attribute(),
+        multiple=True,
+        help="What filters and limits may know of it. Repeatable.",
+    ),
+    click.option("--timeout", type=LIMIT, help="Time limit of one attempt in seconds."),
+    click.option("--start-within", type=LIMIT, help="Time limit of the wait for a worker in seconds."),
+    click.option("--finish-within", type=LIMIT, help="Time limit of all attempts together in seconds."),
+    click.option("--heartbeat", type=LIMIT, help="Fail an attempt that reports nothing for this many seconds."),
+    click.option("--max-retries", type=int, help="Retries after the first attempt."),
+    retry_options,
+    click.option("--cpu", help="CPU request, such as 500m."),
+    click.option("--memory", help="Memory request, such as 2Gi."),
+    click.option("--gpu", metavar="COUNT", help="GPUs it needs."),
+    RESOURCE,
+    click.option(
+        "--worker-filter", metavar="FILTER", default="", help="Which workers may run it: 'labels.zone == \"eu\"'."
+    ),
+    click.option("--prefer", metavar="FILTER", default="", help="Wait for such a worker first, if there is one."),
+    click.option("--sticky-to", metavar="ID", default="", help="Wait first for the worker that ran this task."),
+    click.option("--prefer-for", type=Number(0.0, 3600.0, SECONDS), default=5.0, help="How long to wait for it (5 s)."),
+    click.option("--any-version", is_flag=True, help="Go on at workers of any version, wherever it began."),
+    click.option("--request", metavar="ID", default="", help="Begin with the share of this request of pool tasks."),
+    click.option(
+        "--gang", metavar="ID", default="", help="Begin with the other tasks of this gang, or not at all."
+    ),
+    click.option("--gang-size", metavar="COUNT", type=int, help="How many tasks the gang has."),
+    click.option("--gang-deadline", type=LIMIT, default=600.0, help="When it ends if the gang has not begun (600 s)."),
+    click.option("--delay", type=Number(0.0, LATEST_S, SECONDS), help="Start this many seconds from now."),
+    click.option("--not-before", type=Moment(), help="Start at this time at the earliest: 2026-11-23T17:15:00+01:00."),
+    click.option("--id", "task_id", metavar="ID", help="Task id. A second submit with the same id has no effect."),
+    click.option("--after", metavar="ID", multiple=True, help="Begin after this task has ended. Repeatable."),
+    click.option(
+        "--on",
+        type=click.Choice([one.value for one in AfterOn]),
+        default="success",
+        show_default=True,
+        help="How the tasks of --after must end.",
+    ),
+    click.option(
+        "--join",
+        type=click.Choice([one.value for one in AfterJoin]),
+        default="all",
+        show_default=True,
+        help="How many of them must.",
+    ),
+    click.option(
+        "--otherwise",
+        type=click.Choice([one.value for one in Otherwise]),
+        default="cancel",
+        show_default=True,
+        help="What happens if they cannot any more.",
+    ),
+    spend_options,
+    TENANT,
+    TRACEPARENT,
+)
+"""What a task may say, in the order of the help."""
+
+
+def task_options(function: Any) -> Any:
+    """Add the options of a task to a command."""
+    for option in reversed(_TASK_OPTIONS):
+        function = option(function)
+    return function
+
+
 @task.command("submit")
 @click.argument("name")
-@click.option("--payload", help="JSON passed to the handler.")
-@click.option("--type", "task_type", default="", help="Task type.")
-@click.option(
-    "--priority", type=NumberOrName(), default=0, show_default=True,
-    help="A number, or a name such as high; higher runs first, by the policies priority and fair.",
-)  # fmt: skip
-@click.option("--queue", default="", help="Queue; by default that named `default`.")
-@click.option("--key", default="", help="Whose share of the queue it takes of, where keys share it.")
-@click.option(
-    "--attribute", "attributes", metavar="NAME=VALUE", type=Attribute(), multiple=True,
-    help="What filters and limits may know of it. Repeatable.",
-)  # fmt: skip
-@click.option("--timeout", type=LIMIT, help="Time limit of one attempt in seconds.")
-@click.option("--start-within", type=LIMIT, help="Time limit of the wait for a worker in seconds.")
-@click.option("--finish-within", type=LIMIT, help="Time limit of all attempts together in seconds.")
-@click.option("--heartbeat", type=LIMIT, help="Fail an attempt that reports nothing for this many seconds.")
-@click.option("--max-retries", type=int, help="Retries after the first attempt.")
-@retry_options
-@click.option("--cpu", help="CPU request, such as 500m.")
-@click.option("--memory", help="Memory request, such as 2Gi.")
-@click.option("--gpu", metavar="COUNT", help="GPUs it needs.")
-@RESOURCE
-@click.option(
-    "--worker-filter", metavar="FILTER", default="", help="Which workers may run it: 'labels.zone == \"eu\"'."
-)
-@click.option("--prefer", metavar="FILTER", default="", help="Wait for such a worker first, if there is one.")
-@click.option("--sticky-to", metavar="ID", default="", help="Wait first for the worker that ran this task.")
-@click.option("--prefer-for", type=Number(0.0, 3600.0, SECONDS), default=5.0, help="How long to wait for it (5 s).")
-@click.option("--any-version", is_flag=True, help="Go on at workers of any version, wherever it began.")
-@click.option("--request", metavar="ID", default="", help="Begin with the share of this request of pool tasks.")
-@click.option(
-    "--gang", metavar="ID", default="", help="Begin together with the other tasks of this gang, or not at all."
-)
-@click.option("--gang-size", metavar="COUNT", type=int, help="How many tasks the gang has.")
-@click.option(
-    "--gang-deadline", type=LIMIT, default=600.0, help="Time until it ends if the gang has not begun (600 s)."
-)
-@click.option("--delay", type=Number(0.0, LATEST_S, SECONDS), help="Start this many seconds from now.")
-@click.option("--not-before", type=Moment(), help="Start at this time at the earliest: 2026-11-23T17:15:00+01:00.")
-@click.option("--id", "task_id", metavar="ID", help="Task id. A second submit with the same id has no effect.")
-@click.option("--after", metavar="ID", multiple=True, help="Begin after this task has ended. Repeatable.")
-@click.option(
-    "--on",
-    type=click.Choice([one.value for one in AfterOn]),
-    default="success",
-    show_default=True,
-    help="How the tasks of --after must end.",
-)
-@click.option(
-    "--join",
-    type=click.Choice([one.value for one in AfterJoin]),
-    default="all",
-    show_default=True,
-    help="How many of them must.",
-)
-@click.option(
-    "--otherwise",
-    type=click.Choice([one.value for one in Otherwise]),
-    default="cancel",
-    show_default=True,
-    help="What happens if they cannot any more.",
-)
+@task_options
 @click.option("--plan", is_flag=True, help="Tell where it would go, and submit nothing.")
-@spend_options
-@TENANT
-@TRACEPARENT
 @_WAIT
 @URL
 @output_options
@@ -243,10 +263,7 @@ def task_submit(ctx: click.Context, /, name: str, wait: float, url: str | None, 
     """Submit a task with the handler NAME and print its id."""
     command = _submit_command(name, options)
     if options["plan"]:
-        from coordinator.cli.explain import show_explanation
-
-        found = asking(ctx, url, lambda client: client.execute(PlanTask(task=command)), tenant=options["tenant"])
-        show_explanation(found, output=options["output"], as_json=options["as_json"])
+        _show_plan(ctx, url, command, options)
         return 0
 
     async def submit(client: Client) -> Task | str:
@@ -263,6 +280,26 @@ def task_submit(ctx: click.Context, /, name: str, wait: float, url: str | None, 
         return 0
     show_one(made, (*_TASK_FACTS, *attempt_facts(made)), output=options["output"], as_json=options["as_json"])
     return _outcome(made)
+
+
+@task.command("plan")
+@click.argument("name")
+@task_options
+@URL
+@output_options
+@click.pass_context
+def task_plan(ctx: click.Context, /, name: str, url: str | None, **options: Any) -> None:
+    """Tell where a task with the handler NAME would go, and submit nothing."""
+    _show_plan(ctx, url, _submit_command(name, options), options)
+
+
+def _show_plan(ctx: click.Context, url: str | None, command: SubmitTask, options: Mapping[str, Any]) -> None:
+    from coordinator.cli.explain import show_explanation
+
+    question = PlanTask(task=command)
+    traced = {"tenant": options["tenant"], "traceparent": options["traceparent"]}
+    found = asking(ctx, url, lambda client: client.execute(question), **traced)
+    show_explanation(found, output=options["output"], as_json=options["as_json"])
 
 
 async def _tell_if_never(client: Client, task_id: str) -> None:

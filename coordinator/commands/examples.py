@@ -447,6 +447,9 @@ TASK_PLANNED: dict[str, Any] = {
     ],
     "policy": "fifo",
     "ahead": 0,
+    "starts_in_s": 0.0,
+    "starts_from_s": 0.0,
+    "starts_until_s": 0.05,
     "workers": [{"worker_id": "worker_1", "fits": True}],
     "worker_counts": {"fits": 1},
 }

@@ -84,7 +84,7 @@ def report(world: World, command: ReportCancel, context: DecisionContext) -> Eve
         raise Refused(msg, reason="not_asked")
     if command.usage is not None:
         check_usage(command.usage)
-    return tuple(_steps(task, task.cancelling, command))
+    return tuple(_steps(world, task, task.cancelling, command))
 
 
 def _stale(command: ReportCancel, status: TaskStatus) -> StaleLease:
@@ -92,12 +92,14 @@ def _stale(command: ReportCancel, status: TaskStatus) -> StaleLease:
     return StaleLease(f"{msg}: drop this attempt")
 
 
-def _steps(task: Task, cancelling: Cancelling, command: ReportCancel) -> Iterator[Event]:
+def _steps(world: World, task: Task, cancelling: Cancelling, command: ReportCancel) -> Iterator[Event]:
     step = command.step
     if cancelling.told_at is None:
         yield TaskCancelTold(task_id=task.task_id, lease=task.lease)
     if step in _FORCES and cancelling.forced != step.value:
         yield TaskCancelForced(task_id=task.task_id, lease=task.lease, how=step.value)
+    if step is CancelStep.LEFT_BEHIND and _escalates(cancelling):  # the handler goes on in there
+        yield from _escalated(world, task)
     if step in _ENDS:
         end = ended(task, cancelling, step.value)
         yield end if command.usage is None else replace(end, usage=command.usage)
@@ -109,15 +111,19 @@ def due(world: World, context: DecisionContext) -> Iterator[Event]:
         task = world.tasks[task_id]
         cancelling = task.cancelling
         assert cancelling is not None
-        if cancelling.escalate is Escalation.CONTAINER and cancelling.forced != CONTAINER:
-            yield TaskCancelForced(task_id=task_id, lease=task.lease, how=CONTAINER)
-            yield from _stopped(world, task)
+        if _escalates(cancelling):
+            yield from _escalated(world, task)
         else:
             yield ended(task, cancelling, "grace_over")
 
 
-def _stopped(world: World, task: Task) -> Iterator[Event]:
-    """Yield the stop of the container that the worker of a task runs in, if it runs in one."""
+def _escalates(cancelling: Cancelling) -> bool:
+    return cancelling.escalate is Escalation.CONTAINER and cancelling.forced != CONTAINER
+
+
+def _escalated(world: World, task: Task) -> Iterator[Event]:
+    """Yield the last step, and the stop of the container that the worker of a task runs in, if it runs in one."""
+    yield TaskCancelForced(task_id=task.task_id, lease=task.lease, how=CONTAINER)
     worker = world.workers.get(task.worker_id)
     container = None if worker is None else world.containers.get(worker.container_id)
     if container is None:

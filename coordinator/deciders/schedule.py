@@ -267,7 +267,7 @@ def _slots_due(schedule: Schedule, first: int, now: float) -> tuple[list[int], i
     """
     Return the slots to fire, the last one before them that was missed, and the first one that is not due yet.
 
-    Slots that are a little late are all fired; of those that were missed, as many as `catchup` wants.
+    Slots that are a little late are all fired; of those that were missed, as many more as `catchup` wants in all.
     """
     following = next_after(schedule.timing, first)
     if following is None or fires_at(schedule, following) > now:  # usual: only one is due

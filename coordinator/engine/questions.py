@@ -52,6 +52,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
     from coordinator.deciders.signs import Signs
+    from coordinator.placement.estimates import Estimates
     from projections.container import Container
     from projections.hold import Hold
     from projections.pool import Pool
@@ -84,6 +85,7 @@ def ask(
     heard_now: float,
     rules: Rules = USUAL_RULES,
     caller: Caller = NOBODY,
+    estimates: Estimates | None = None,
 ) -> Any:
     """
     Answer one question of *caller*; a list comes as an iterator, so that no more of it is made than is wanted.
@@ -117,10 +119,10 @@ def ask(
         case GetPool():
             return _pool(one_of(world.pools, question.pool_id, "pool"), question)
         case ExplainTask():
-            return explain(world, signs, one_of(world.tasks, question.task_id, "task"), rules, heard_now)
+            return explain(world, signs, one_of(world.tasks, question.task_id, "task"), rules, heard_now, estimates)
         case PlanTask():
             context = DecisionContext(world.indexes.now, rules, caller.tenant, caller.actor)
-            return plan(world, signs, question.task, context, heard_now)
+            return plan(world, signs, question.task, context, heard_now, estimates)
         case OfferTasks():
             return _offered(world, question)
         case GetQueue():
@@ -180,7 +182,7 @@ def _waiting(world: World, task: Task) -> Task:
 
 def _listed_tasks(world: World, question: ListTasks) -> Iterator[Task]:
     tasks = _page(world.tasks, _newest_tasks(world, question), question)
-    return (_without_large(_waiting(world, task)) for task in tasks)
+    return map(_without_large, [_waiting(world, task) for task in tasks])
 
 
 def _newest_tasks(world: World, question: ListTasks) -> Iterator[str]:
@@ -205,9 +207,9 @@ def find_tasks(world: World, question: FindTasks) -> TasksFound:
 
 
 def _page(table: Mapping[str, Thing], ids: Iterator[str], question: Any) -> Iterator[Thing]:
-    """Return the things of one page: from the one behind `after`, at most `limit` of them."""
+    """Return the things of one page as they are now: from the one behind `after`, at most `limit` of them."""
     limit = _limit(question.limit)
-    return map(table.__getitem__, islice(_from(table, ids, question.after, MOST_PASSED), limit))
+    return iter([table[one] for one in islice(_from(table, ids, question.after, MOST_PASSED), limit)])
 
 
 def _from(table: Mapping[str, Thing], ids: Iterator[str], after: str, most: int) -> Iterator[str]:
@@ -290,7 +292,7 @@ def find_services(world: World, signs: Signs, question: FindServices, heard_now:
         for service in found
         if question.service_type in ("", service.service_type) and (not question.tag or question.tag in service.tags)
     )
-    return (view(signs, service, heard_now) for service in islice(matching, limit))
+    return (view(signs, service, heard_now) for service in list(islice(matching, limit)))
 
 
 def _service_ids(world: World, question: FindServices) -> Iterable[str]:

@@ -20,6 +20,7 @@ from coordinator.deciders.housing import SERVING, said_of
 from coordinator.deciders.rules import DecisionContext, present_s
 from coordinator.deciders.task import planned
 from coordinator.placement.budget_reasons import of_budgets
+from coordinator.placement.estimates import Estimates
 from coordinator.placement.gangs import key_too_narrow, most_at_once, room_kept_for, workers_of
 from coordinator.placement.sources import Patience, ordering_of, prefers_for_s
 from events.pool import TASKS
@@ -50,9 +51,8 @@ if TYPE_CHECKING:
 
 MOST_BLOCKERS = 10
 MOST_WORKERS_SHOWN = 20
-RUNS_LOOKED_AT = 2000
-"""The newest ended tasks that are looked at for an estimate, and how many of them are enough."""
-RUNS_ENOUGH = 100
+LOOKED_EVERY_S, SAMPLED_EVERY_S = 0.5, 2.0
+"""So often what has ended is read, and an estimate is made of the task that came last: there are some to score then."""
 FACTS_SHOWN = 5
 MORE_WORKERS = "start more workers like them"
 
@@ -61,26 +61,54 @@ FITS = "fits"
 _PERMANENT = frozenset({"other_names", "too_small", "labels", "other_version", "rule"})
 """What a worker will never do for this task, as it is registered."""
 _STOPPING = frozenset({"draining", "container", "retired"})
+_ABSENT = _PERMANENT | _STOPPING | {"silent"}
+_OPEN_END = frozenset({"waits_for", "request_waits", "budget", "workers_silent"})
+"""What clears by itself, but nothing says when."""
 
 
-def plan(world: World, signs: Signs, command: SubmitTask, context: DecisionContext, heard_now: float) -> Explanation:
+def plan(
+    world: World,
+    signs: Signs,
+    command: SubmitTask,
+    context: DecisionContext,
+    heard_now: float,
+    estimates: Estimates | None = None,
+) -> Explanation:
     """
     Tell what `explain` would say of a task right after its submit by who asks, without submitting it.
 
     Raises:
         Refused: its submit would be refused. NotFound: a task that it names does not exist.
     """
-    return explain(world, signs, planned(world, command, context), context.rules, heard_now)
+    return explain(world, signs, planned(world, command, context), context.rules, heard_now, estimates)
 
 
-def explain(world: World, signs: Signs, task: Task, rules: Rules, heard_now: float) -> Explanation:
-    """Explain one task."""
+def sample(world: World, signs: Signs, rules: Rules, heard_now: float, estimates: Estimates) -> None:
+    """Read what has ended, and estimate now and then when the task that came last may start, so that this is scored."""
+    if heard_now < estimates.looked_at + LOOKED_EVERY_S:
+        return
+    estimates.looked_at = heard_now
+    estimates.look(world)
+    if heard_now < estimates.sampled_at + SAMPLED_EVERY_S:
+        return
+    newest = next(reversed(world.indexes.tasks[TaskStatus.PENDING]), None)
+    if newest is not None:
+        estimates.sampled_at = heard_now
+        _pending(world, signs, world.tasks[newest], rules, heard_now, estimates)
+
+
+def explain(
+    world: World, signs: Signs, task: Task, rules: Rules, heard_now: float, estimates: Estimates | None = None
+) -> Explanation:
+    """Explain one task; without *estimates* of before, its start is estimated from what the world has."""
     if task.is_ended:
         found = _ended(task, world.indexes.now)
     elif task.status is TaskStatus.RUNNING:
         found = _running(world, signs, task, heard_now)
     else:
-        found = _pending(world, signs, task, rules, heard_now)
+        estimates = Estimates() if estimates is None else estimates
+        estimates.look(world)
+        found = _pending(world, signs, task, rules, heard_now, estimates)
     return msgspec.structs.replace(found, waited=waited(world, task))
 
 
@@ -114,7 +142,9 @@ def _running(world: World, signs: Signs, task: Task, heard_now: float) -> Explan
     )
 
 
-def _pending(world: World, signs: Signs, task: Task, rules: Rules, heard_now: float) -> Explanation:
+def _pending(
+    world: World, signs: Signs, task: Task, rules: Rules, heard_now: float, estimates: Estimates
+) -> Explanation:
     indexes, policy = world.indexes, policy_of(world.queues, task.queue)
     waits_s = 0.0 if not task.preference or Patience(world).is_over(task) else prefers_for_s(task, indexes.now)
     fits = {
@@ -125,7 +155,8 @@ def _pending(world: World, signs: Signs, task: Task, rules: Rules, heard_now: fl
     counts = Counter(code for against in fits.values() for code in against or (FITS,))
     is_planned = task.task_id not in world.tasks and not task.waiting_for and task.retry_at <= indexes.now
     is_ready = is_planned or indexes.lanes.has(task)
-    ahead = indexes.lanes.ahead_of(task, ordering_of(policy, "")) if is_ready else None
+    before = list(indexes.lanes.ahead_in(task, ordering_of(policy, "")))
+    ahead = sum(count for _, count in before) if is_ready else None
     reasons = sorted(
         (
             *_of_task(world, task),
@@ -143,10 +174,16 @@ def _pending(world: World, signs: Signs, task: Task, rules: Rules, heard_now: fl
         ),
         key=lambda reason: _TIERS.index(reason.tier),
     )
-    estimate = None
-    runs = 0
-    if ahead is not None and not any(reason.tier is not Tier.ITSELF for reason in reasons):
-        estimate, runs = _start_in_s(world, task, ahead, fits)
+    expected = None
+    if all(reason.tier is Tier.ITSELF and reason.code not in _OPEN_END for reason in reasons):
+        able = [world.workers[worker_id] for worker_id, against in fits.items() if not _ABSENT & against.keys()]
+        running_most = rules.max_concurrent_tasks
+        expected = estimates.expect(world, task, able, before, running_most=running_most, prefers_s=waits_s)
+    told, calibration = None, estimates.calibration
+    if expected is not None:
+        told = calibration.told(expected)
+        if task.task_id in world.tasks:
+            calibration.note(task, indexes.now, expected)
     shown = sorted(fits, key=lambda worker_id: (len(fits[worker_id]), worker_id))[:MOST_WORKERS_SHOWN]
     return Explanation(
         task_id=task.task_id,
@@ -157,8 +194,12 @@ def _pending(world: World, signs: Signs, task: Task, rules: Rules, heard_now: fl
         queue=task.queue or DEFAULT,
         policy=policy.strategy,
         ahead=ahead,
-        starts_in_s=estimate,
-        estimated_from=runs,
+        starts_in_s=None if told is None else told.likely_s,
+        starts_from_s=None if told is None else told.earliest_s,
+        starts_until_s=None if told is None else told.latest_s,
+        estimated_from=0 if told is None else len(estimates.run_times.of(task.task_name)),
+        estimates_right=0 if told is None else calibration.right,
+        estimates_scored=0 if told is None else calibration.scored,
         workers=[WorkerFit(worker_id=one, fits=not fits[one], against=fits[one]) for one in shown],
         worker_counts=dict(sorted(counts.items())),
     )
@@ -543,26 +584,3 @@ def _oldest(world: World, task_ids: Iterable[str]) -> list[Blocker]:
     tasks = (world.tasks[task_id] for task_id in islice(task_ids, 1000))
     begun = sorted((task.started_at if task.started_at is not None else now, task.task_id) for task in tasks)
     return [Blocker(kind="task", id=task_id, for_s=now - since) for since, task_id in begun[:MOST_BLOCKERS]]
-
-
-def _start_in_s(world: World, task: Task, ahead: int, fits: dict[str, dict[str, str]]) -> tuple[float | None, int]:
-    """Estimate when a task starts, from how long the last ones ran; return how many of them it is from."""
-    able = [world.workers[worker_id] for worker_id, against in fits.items() if not _PERMANENT & against.keys()]
-    if any(worker.slots is None and not fits[worker.worker_id] for worker in able):
-        return 0.0, 0
-    slots = sum(worker.slots or 1 for worker in able)
-    newest = islice(
-        (one for one in map(world.tasks.get, reversed(world.indexes.tasks[TaskStatus.COMPLETED])) if one is not None),
-        RUNS_LOOKED_AT,
-    )
-    alike: list[float] = []
-    others: list[float] = []
-    for one in newest:
-        ran_s = (one.ended_at or 0.0) - (one.started_at or 0.0)  # what has completed has both
-        (alike if one.task_name == task.task_name else others).append(ran_s)
-        if len(alike) >= RUNS_ENOUGH:
-            break
-    runs = alike or others[:RUNS_ENOUGH]
-    if not runs or not slots:
-        return None, 0
-    return (ahead + 1) / slots * sum(runs) / len(runs), len(runs)

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 from coordinator.lazy_exports import lazy_exports
 
 if TYPE_CHECKING:
+    from coordinator.commands.explain import Explanation, Tier
     from coordinator.commands.task import SchedulingStrategy
     from coordinator.scheduler.resource_allocator import ResourceAllocator
     from coordinator.scheduler.schedules import ScheduleInfo, Schedules
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 __all__ = [
     "After",
     "Catchup",
+    "Explanation",
     "Gang",
     "Overlap",
     "PolicyType",
@@ -50,6 +52,7 @@ __all__ = [
     "TaskStatus",
     "TaskUsage",
     "TaskVersions",
+    "Tier",
     "Unit",
     "WhenBusy",
 ]
@@ -59,6 +62,7 @@ __getattr__ = lazy_exports(
     {
         "After": "events.after",
         "Catchup": "events.schedule",
+        "Explanation": "coordinator.commands.explain",
         "Gang": "events.task",
         "Overlap": "events.schedule",
         "PolicyType": "coordinator.scheduler.scheduling_policy",
@@ -82,6 +86,7 @@ __getattr__ = lazy_exports(
         "TaskStatus": "events.task",
         "TaskUsage": "events.task",
         "TaskVersions": "coordinator.scheduler.task_versions",
+        "Tier": "coordinator.commands.explain",
         "Unit": "events.budget",
         "WhenBusy": "events.limit",
     },

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 from dataclasses import InitVar, dataclass, field
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
 import structlog
 
@@ -34,6 +34,7 @@ from coordinator.commands.arguments import (
     whole,
 )
 from coordinator.commands.cluster import GetStats
+from coordinator.commands.explain import ExplainTask, PlanTask
 from coordinator.commands.payloads import payload_of, value_of
 from coordinator.commands.reads import ListDead
 from coordinator.commands.task import (
@@ -67,6 +68,7 @@ if TYPE_CHECKING:
 
     from coordinator.app.app import App
     from coordinator.commands.cluster import ClusterStats
+    from coordinator.commands.explain import Explanation
     from coordinator.scheduler.scheduling_policy import SchedulingPolicy
     from events.retry import RetryPolicy
     from events.spend import Spend, Spent
@@ -366,6 +368,65 @@ def _time_limits(start_within: Any, finish_within: Any, heartbeat: Any) -> TimeL
     )
 
 
+class TaskParameters(TypedDict, total=False):
+    """What `submit_task` takes besides the name of a task; see there."""
+
+    task_type: str
+    priority: int | str
+    timeout: float | None
+    resources: Mapping[str, Any] | None
+    payload: Any
+    max_retries: int | None
+    idempotency_key: str
+    task_id: str | None
+    queue: str
+    fairness_key: str
+    retry: RetryPolicy | None
+    after: After | Iterable[str] | None
+    not_before: datetime | None
+    delay: float | None
+    start_within: float | None
+    finish_within: float | None
+    heartbeat: float | None
+    attributes: Mapping[str, Scalar] | None
+    worker_filter: str
+    prefer: Prefer | str | None
+    pin_version: bool
+    spend: Spend | None
+    request: str
+    gang: Gang | None
+
+
+def _content(task_name: str, **given: Unpack[TaskParameters]) -> dict[str, Any]:
+    """Return the fields of the command that submits a task."""
+    of = given.get
+    return {
+        **_work(
+            of("task_id"),
+            task_name,
+            of("task_type", ""),
+            of("priority", 0),
+            of("timeout"),
+            of("max_retries"),
+            of("resources"),
+            of("payload"),
+            of("spend"),
+        ),
+        **_where(
+            of("queue", ""),
+            of("fairness_key", ""),
+            of("attributes"),
+            of("worker_filter", ""),
+            of("prefer"),
+            of("pin_version", True),
+            of("request", ""),
+            of("gang"),
+        ),
+        **_times(of("not_before"), of("delay"), of("start_within"), of("finish_within"), of("heartbeat")),
+        **_again(of("idempotency_key", ""), of("retry"), of("after")),
+    }
+
+
 def _usage(usage: TaskUsage | None) -> TaskUsage | None:
     """Return *usage* if it is a TaskUsage with whole numbers, or None."""
     if usage is None:
@@ -472,17 +533,77 @@ class TaskScheduler(Facade):
             Refused: an argument is invalid, the queue does not exist, or a limit or a budget does not allow it.
             NotFound: a task of *after* does not exist, or ended longer than 10 minutes ago.
         """
-        what = _work(task_id, task_name, task_type, priority, timeout, max_retries, resources, payload, spend)
-        where = _where(queue, fairness_key, attributes, worker_filter, prefer, pin_version, request, gang)
-        when = _times(not_before, delay, start_within, finish_within, heartbeat)
-        return await self._submit(**what, **where, **when, **_again(idempotency_key, retry, after))
-
-    async def _submit(self, **content: Any) -> str:
+        content = _content(
+            task_name,
+            task_type=task_type,
+            priority=priority,
+            timeout=timeout,
+            resources=resources,
+            payload=payload,
+            max_retries=max_retries,
+            idempotency_key=idempotency_key,
+            task_id=task_id,
+            queue=queue,
+            fairness_key=fairness_key,
+            retry=retry,
+            after=after,
+            not_before=not_before,
+            delay=delay,
+            start_within=start_within,
+            finish_within=finish_within,
+            heartbeat=heartbeat,
+            attributes=attributes,
+            worker_filter=worker_filter,
+            prefer=prefer,
+            pin_version=pin_version,
+            spend=spend,
+            request=request,
+            gang=gang,
+        )
         app = await self.opened()
-        command = with_attributes(SubmitTask(program=app.program, **content), self._paths)
+        command = self._command(app, content)
         if command.resources != NONE or command.worker_filter:
             app.looks_at = 0.0  # it may be for no worker of this program
         return str(await app.execute(command))
+
+    async def plan_task(self, task_name: str, **content: Unpack[TaskParameters]) -> Explanation:
+        """
+        Tell where a task would go if it were submitted now; nothing is submitted.
+
+        The answer is what `explain_task` would say right after: which workers could run it, what would be in its way,
+        and when it might start.
+
+        Args:
+            task_name: the name of the handler that would execute it.
+            content: whatever `submit_task` takes besides, by name.
+
+        Raises:
+            Refused: an argument is invalid, or the submit would be refused for another reason.
+            NotFound: a task of *after* does not exist, or ended longer than 10 minutes ago.
+        """
+        for name in content:
+            if name not in TaskParameters.__annotations__:
+                msg = f"{shown(name)} is nothing that a task has: use the parameters of submit_task"
+                raise Refused(msg, reason="bad_type")
+        found: Explanation = await self.execute(
+            PlanTask(task=self._command(await self.opened(), _content(task_name, **content)))
+        )
+        return found
+
+    async def explain_task(self, task_id: str) -> Explanation:
+        """
+        Tell why a task waits, with who is in its way, what would change that, and when it may start.
+
+        Of a running task it tells who runs it since when, of one that has ended who ended it and why.
+
+        Raises:
+            NotFound: there is no such task, or it ended too long ago; see `get_task`.
+        """
+        found: Explanation = await self.execute(ExplainTask(task_id=text("task_id", task_id)))
+        return found
+
+    def _command(self, app: App, content: Mapping[str, Any]) -> SubmitTask:
+        return with_attributes(SubmitTask(program=app.program, **content), self._paths)
 
     async def get_next_task(
         self,

@@ -195,6 +195,18 @@ def test_budgets_are_defined_shown_and_corrected() -> None:
     good("budget", "remove", "m")
 
 
+def test_a_plan_submits_nothing() -> None:
+    """It says what `task explain` would; so does a submit with --plan."""
+    before = good("task", "list", "--json")
+    planned = good("task", "plan", "nobody's", "--gpu", "1", "--id", "planned")
+    assert planned.splitlines()[0] == "planned: pending for 0.0 s"
+    assert good("task", "submit", "nobody's", "--gpu", "1", "--id", "planned", "--plan") == planned
+    assert json.loads(good("task", "plan", "n", "--json"))["status"] == "pending"
+    assert good("task", "list", "--json") == before
+    assert call("task", "plan", "n", "--queue", "none").code == 5
+    assert call("task", "plan").code == 2
+
+
 def test_waiting_for_a_task_that_nobody_runs_times_out() -> None:
     """A wait that times out exits with 6, on time, and prints the task's status."""
     began = time.monotonic()

@@ -10,16 +10,21 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from coordinator.app.app import embedded
+from coordinator.client.reads import ask_follower
+from coordinator.commands.cluster import GetStats
+from coordinator.commands.reads import Events
 from coordinator.commands.worker import ListWorkers
 from coordinator.container import ContainerConfig, ContainerManager
 from coordinator.registry import ServiceRegistry
 from coordinator.scheduler import TaskScheduler
 from coordinator.settings.model import Settings
 from coordinator.settings.sections import SchedulerSettings
+from events.codec import seconds_of
 from events.container import ContainerStatus
 from events.service import ServiceStatus
 from events.task import TaskStatus
 from projections.worker import WorkerStatus
+from tests.process_runtimes import lives
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -31,9 +36,10 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.e2e
 
 PATIENCE_S = 30.0
+GRACE_S, ENDED_WITHIN_S = 1.0, 1.0
 LEASE_S = 5.0
 HANDLERS = """
-import asyncio, os, pathlib
+import asyncio, os, pathlib, time
 from coordinator.registry import ServiceRegistry
 from coordinator.worker import task
 
@@ -47,6 +53,20 @@ async def crash_once(payload):
     if not pathlib.Path(payload).exists():
         pathlib.Path(payload).touch()
         os._exit(3)
+
+@task("deaf")
+async def deaf(payload):
+    pathlib.Path(payload).write_text(str(os.getpid()))
+    while True:
+        try:
+            await asyncio.sleep(60)
+        except BaseException:
+            pass
+
+@task("blocked")
+def blocked(payload):
+    pathlib.Path(payload).write_text(str(os.getpid()))
+    time.sleep(600)  # what is raised in its thread waits for its end
 
 @task("register")
 async def register(payload):
@@ -158,3 +178,32 @@ async def test_what_a_program_registers_in_a_container_ends_with_it(tmp_path: Pa
         assert (await it.registry.get_service("mine")).container_id == it.id
         await it.containers.stop_container(it.id)
         assert not await it.found("mine")
+
+
+@pytest.mark.parametrize(("name", "how"), [("deaf", "left_behind"), ("blocked", "raised")])
+async def test_a_handler_that_nothing_ends_is_ended_with_its_container(tmp_path: Path, name: str, how: str) -> None:
+    """Asked, told, forced, and then its container, within a second of the grace; each step is an event."""
+    pid_file = tmp_path / "pid"
+    async with fleet(tmp_path) as it:
+        task_id = await it.tasks.submit_task(name, payload=str(pid_file))
+        async with asyncio.timeout(PATIENCE_S):
+            while not pid_file.exists() or not pid_file.read_text():  # noqa: ASYNC110  # it tells nobody
+                await asyncio.sleep(0.01)
+        pid = int(pid_file.read_text())
+        status = await it.tasks.cancel_task(task_id, "enough", grace=GRACE_S, escalate="container")
+        assert status is TaskStatus.CANCELLED
+        await it.until(lambda: it.containers.get_container_status(it.id), ContainerStatus.STOPPED)
+        async with asyncio.timeout(ENDED_WITHIN_S):
+            while lives(pid):  # noqa: ASYNC110  # it was killed, and ends
+                await asyncio.sleep(0.01)
+        position = (await it.app.execute(GetStats())).position
+        page = await ask_follower(it.app.client, Events(limit=1000, at_least=position))
+    steps = [(one["type"], one["data"].get("how", "")) for one in page.events if one["subject"] == task_id]
+    assert [one for one in steps if "cancel" in one[0]][:2] == [("task.cancel_asked", ""), ("task.cancel_told", "")]
+    assert {("task.cancel_forced", how), ("task.cancel_forced", "container")} < {*steps}
+    assert steps[-1][0] == "task.cancelled"
+    (stopping,) = [one["data"] for one in page.events if one["type"] == "container.stopping"]
+    assert (stopping["force"], stopping["reason"]) == (True, "cancel_escalated")
+    at = {one["type"]: seconds_of(one["time"]) for one in page.events}
+    for ended in ("task.cancelled", "container.stopped"):
+        assert GRACE_S <= at[ended] - at["task.cancel_asked"] < GRACE_S + ENDED_WITHIN_S, ended

@@ -119,6 +119,20 @@ SCHEDULES = (
     ),
     DefineSchedule(schedule_id="", task=WORK, every_s=4, overlap=Overlap.CANCEL),
 )
+SELDOM = (
+    DefineSchedule(schedule_id="", task=WORK, every_s=600),
+    DefineSchedule(schedule_id="", task=WORK, every_s=300, catchup=Catchup.NONE, overlap=Overlap.CANCEL),
+    DefineSchedule(
+        schedule_id="",
+        task=WORK,
+        every_s=240,
+        catchup=Catchup.ALL,
+        catchup_most=5,
+        overlap=Overlap.QUEUE,
+        jitter_s=120.0,
+    ),
+)
+"""Schedules of plans in which hours pass: nothing of them is due before that."""
 LIMITS = {
     3: TimeLimits(heartbeat_s=3.0),
     6: TimeLimits(start_within_s=9.0),
@@ -187,6 +201,8 @@ class Actor:
                 return
             value = refused
         except CoordinationError as refused:
+            if self.sim.has_stopped and isinstance(refused, Unavailable):
+                return  # it took hours
             value = refused
         if self._is_remembered(since):
             promise = Promise.FORBIDDEN if error is Forbidden else Promise.REMEMBERED
@@ -194,6 +210,8 @@ class Actor:
 
     def _is_remembered(self, since: float) -> bool:
         """Return whether what happened at a time must still be remembered, with room for clocks that are wrong."""
+        if self.sim.has_stopped:
+            return False  # it may have been answered hours after it was recorded
         return asyncio.get_running_loop().time() - since < CHECKED_SHARE * self.sim.plan.hard_s
 
     async def sleep(self, least: float, most: float) -> None:
@@ -646,12 +664,19 @@ class ScheduleUser(Actor):
     """Defines schedules that fire every few seconds, changes, pauses and fills them, and deletes them at the end."""
 
     async def run(self) -> None:
-        names = [f"{self.name}-{number}" for number in range(len(SCHEDULES))]
-        for name, command in zip(names, SCHEDULES, strict=True):
+        has_hours = self.sim.plan.has_hours
+        schedules = (*SCHEDULES, *SELDOM) if has_hours else SCHEDULES
+        names = [f"{self.name}-{number}" for number in range(len(schedules))]
+        for name, command in zip(names, schedules, strict=True):
             await self._until_done(msgspec.structs.replace(command, schedule_id=name))
+        self.sim.are_scheduled.set()
         for _ in range(3):
             await self.sleep(0.0, self.sim.plan.faulty_s / 3)
-            await self._change(self.random.choice(names))
+            await self._change(self.random.choice(names[: len(SCHEDULES)]))
+        while has_hours and self.sim.dice.on and not self.sim.has_stopped:
+            await self.sleep(0.5, 1.0)
+        if has_hours:
+            await self.sleep(8.0, 12.0)  # until somebody leads and has caught up
         for name in names:
             await self._until_done(DeleteSchedule(schedule_id=name))
 

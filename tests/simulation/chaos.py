@@ -9,6 +9,7 @@ from coordinator.deciders.silence import is_held, patience_s
 from coordinator.runtime.protocol import RuntimeState
 from events.coordinator import Watched
 from events.errors import Refused
+from tests.simulation.faults import LONG_STOP_S
 
 if TYPE_CHECKING:
     from tests.simulation.broker import Connection
@@ -249,6 +250,39 @@ class Chaos:
         if process is not None:
             process.offset_s = max(process.offset_s - self._random.random() * most_s, -most_s)
         return process is not None
+
+    async def _slept(self) -> bool:
+        """Let hours pass in which nothing runs, as on a machine that sleeps; then all that waited for a time is due."""
+        if not await self._may_stop():
+            return False
+        self._sim.slept_s = LONG_STOP_S
+        self._loop.skip(LONG_STOP_S)
+        self._sim.watch.hours_passed()
+        return True
+
+    async def _may_stop(self) -> bool:
+        """Return whether hours may pass now, which they do once."""
+        await self._sim.are_scheduled.wait()
+        may_stop = not self._sim.has_stopped
+        self._sim.has_stopped = True
+        return may_stop
+
+    async def _suspended(self) -> bool:
+        """Let hours pass by all wall clocks, but not by the monotonic ones, as on a machine that was suspended."""
+        may_stop = await self._may_stop()
+        if may_stop:
+            self._loop.suspended_s = LONG_STOP_S
+            self._sim.watch.hours_passed()
+        return may_stop
+
+    async def _switched_off_for_hours(self) -> bool:
+        """The same, but the coordinators do not wake: they end, and are started again after it."""
+        coordinators = [one for name, one in self._sim.processes.items() if name.startswith("coordinator")]
+        if not await self._slept():
+            return False
+        for process in coordinators:
+            self._sim.kill(process)
+        return True
 
     async def _container_exited(self) -> bool:
         machine = self._random.choice(self._sim.machines)

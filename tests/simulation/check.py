@@ -72,6 +72,7 @@ from projections.source import Record
 from projections.store.port import KINDS
 from projections.world import World
 from tests.simulation.actors import NAMESPACE, POOL, SLOTS
+from tests.simulation.caught_up import CaughtUp
 from tests.simulation.cluster import MEMORY_BYTES, MOST_PENDING, MOST_SHARES
 from tests.simulation.fit import Fit
 from tests.simulation.holder import FILTERS
@@ -253,6 +254,8 @@ class History:
         self.sim = sim
         self.kinds: Counter[str] = Counter()
         self.tasks: dict[str, list[TaskEvent]] = defaultdict(list)
+        self._before: dict[str, list[TaskEvent]] = defaultdict(list)
+        """The events of tasks that were forgotten, and submitted again."""
         self.facts: dict[str, list[str]] = defaultdict(list)
         self.refused: dict[str, list[tuple[int, int]]] = defaultdict(list)
         self.others: list[tuple[Any, str]] = []
@@ -278,6 +281,7 @@ class History:
         self._claim_of: dict[str, set[str]] = {}
         self._first_starts: dict[str, float] = {}
         self._schedules: dict[str, Slots] = {}
+        self._caught_up: dict[str, CaughtUp] = {}
         self._shares: dict[str, int] = {}
         self._owners: dict[str, str] = {}
         self._memory: dict[str, int] = {}
@@ -330,6 +334,10 @@ class History:
             self._container(event)
         elif isinstance(event, ScheduleEvent):
             self._schedules.setdefault(event.schedule_id, Slots()).take(event)
+            caught_up = self._caught_up.setdefault(event.schedule_id, CaughtUp())
+            if wrong := caught_up.take(event, time, sequence, self._ended_at):
+                _broken(Promise.CAUGHT_UP, wrong)
+            self.kinds["caught_up"] += caught_up.take_count()
         elif isinstance(event, LimitEvent):
             self._limits.change(event)
         elif isinstance(event, QueuePaused):
@@ -373,6 +381,7 @@ class History:
             if (ended_at := self._ended_at.pop(task_id, None)) is not None:
                 if time - ended_at <= self.sim.plan.hard_s:
                     _broken(Promise.ONE_END, f"{task_id} was submitted again {time - ended_at:.1f} s after its end")
+                self._before[task_id] += self.tasks[task_id]
                 self.tasks[task_id] = []
             user = actor if event.occurrence is None else event.occurrence.source
             if self.sim.plan.has_access and not (event.rule and is_permitted(event.task_name, user, self._leader)):
@@ -573,33 +582,36 @@ class History:
         for command, answer in sim.told:
             self._check_told(command, answer, ids)
         for task_id, status in sim.seen_ended.items():
-            if not any(isinstance(event, TERMINAL) for event in self.tasks[task_id]):
+            if not any(isinstance(event, TERMINAL) for event in self._all_of(task_id)):
                 _broken(Promise.ACKNOWLEDGED, f"{task_id} was seen to end as {status}, but did not")
+
+    def _all_of(self, task_id: str) -> list[TaskEvent]:
+        return [*self._before[task_id], *self.tasks[task_id]]
 
     def _check_told(self, command: Any, answer: Any, ids: set[str]) -> None:
         kept = True
         match command:
             case ClaimTasks():
-                kept = all(_has(self.tasks[task.task_id], TaskStarted, task.lease) for task in answer)
+                kept = all(_has(self._all_of(task.task_id), TaskStarted, task.lease) for task in answer)
             case SubmitTask():
                 kept = answer in ids
             case CreateContainer(container_id=name) | RegisterService(service_id=name):
                 kept = name in ids
             case CancelTask():
                 asked = (TaskCancelled, TaskCancelAsked) if answer is TaskStatus.RUNNING else TaskCancelled
-                kept = any(isinstance(event, asked) for event in self.tasks[command.task_id])
+                kept = any(isinstance(event, asked) for event in self._all_of(command.task_id))
             case CompleteTask():
-                kept = _has(self.tasks[command.task_id], TaskCompleted, command.lease)
+                kept = _has(self._all_of(command.task_id), TaskCompleted, command.lease)
             case FailTask():
-                ended = self.tasks[command.task_id]
+                ended = self._all_of(command.task_id)
                 ends = (TaskAttemptFailed, TaskFailed, TaskPaused, TaskCancelled)
                 kept = any(_has(ended, kind, command.lease) for kind in ends)
             case ReportCancel(step=CancelStep.ENDED | CancelStep.LEFT_BEHIND):
-                kept = any(isinstance(event, TERMINAL) for event in self.tasks[command.task_id])
+                kept = any(isinstance(event, TERMINAL) for event in self._all_of(command.task_id))
             case PauseTask():
-                kept = any(isinstance(event, TaskPaused) for event in self.tasks[command.task_id])
+                kept = any(isinstance(event, TaskPaused) for event in self._all_of(command.task_id))
             case ResumeTask():
-                kept = any(isinstance(event, TaskResumed) for event in self.tasks[command.task_id])
+                kept = any(isinstance(event, TaskResumed) for event in self._all_of(command.task_id))
             case AllocatePool() if answer:
                 kept = any(
                     isinstance(one, PoolAllocated) and one.request_id == command.request_id for one, _ in self.others

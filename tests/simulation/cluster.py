@@ -164,6 +164,12 @@ class Sim:
         self.coordinators: dict[str, Coordinator] = {}
         self.processes: dict[str, Process] = {}
         self._ids = count(1)
+        self.slept_s = 0.0
+        """How long everything stood still, by the clock of the loop."""
+        self.has_stopped = False
+        """Whether hours have passed, by any clock."""
+        self.are_scheduled = asyncio.Event()
+        """Set when the schedules are defined: hours may pass."""
         self._over = False
         agent = AgentType(command=("agent",), stop_grace_s=plan.stop_grace_s)
         self.rules = msgspec.structs.replace(RULES, agents={"task_agent": agent}, remembered_max=plan.remembered_max)
@@ -195,7 +201,7 @@ class Sim:
                 striking = [asyncio.create_task(chaos.strike(kind)) for kind in self.dice.kinds_by_themselves()]
                 everyone = [*servants, *users, *striking]
                 try:
-                    await self._watch_over(everyone, lambda: _now() >= plan.faulty_s and self._has_enough())
+                    await self._watch_over(everyone, lambda: self._awake() >= plan.faulty_s and self._has_enough())
                     if plan.is_lively:
                         await _stop(striking)
                         chaos.heal()
@@ -205,16 +211,22 @@ class Sim:
                     chaos.heal()
                     await _stop(everyone)
 
+    def _awake(self) -> float:
+        """Return for how long something could run."""
+        return _now() - self.slept_s
+
     def _has_enough(self) -> bool:
-        """Return whether there were as many steps and faults as there must be."""
+        """Return whether there were as many steps and faults as there must be, and hours have passed if they must."""
         plan, loop = self.plan, asyncio.get_running_loop()
         assert isinstance(loop, SeededLoop)
+        if plan.has_hours and not self.has_stopped:
+            return False
         return loop.steps >= plan.least_steps and self.dice.fired.total() >= plan.least_faults
 
     async def _watch_over(self, everyone: list[asyncio.Task[None]], is_over: Callable[[], bool]) -> None:
         """Wait until *is_over*, or until a promise is broken."""
         bound_s = FORGETTING_BOUND_S if self.plan.forgets else BOUND_S
-        give_up_at = max(self.plan.faulty_s, _now()) + bound_s
+        give_up_at = max(self.plan.faulty_s, self._awake()) + bound_s
         looked_at = 0.0
         while not is_over():
             await asyncio.sleep(0.5)
@@ -226,7 +238,7 @@ class Sim:
             for one in everyone:
                 if one.done() and not one.cancelled() and (error := one.exception()) is not None:
                     raise error
-            if _now() > give_up_at:
+            if self._awake() > give_up_at:
                 raise Violation(
                     Promise.IN_TIME, f"not all has ended {bound_s} s after the last fault: {self._unfinished()}"
                 )
@@ -338,9 +350,15 @@ class Sim:
                 error = main.exception()
                 if error is None:
                     return
-                if not isinstance(error, Unavailable):
+                if not self._gave_up(error):
                     raise error
             await asyncio.sleep(self.random.uniform(0.2, 3.0))
+
+    def _gave_up(self, error: BaseException) -> bool:
+        """Return whether a process ended as it got no answer: after hours that also those do that do much at once."""
+        if self.has_stopped and isinstance(error, BaseExceptionGroup):
+            return error.split(Unavailable)[1] is None
+        return isinstance(error, Unavailable)
 
     def lose_power(self, process: Process) -> None:
         """End a process with its machine: what its disk did not sync may be lost."""

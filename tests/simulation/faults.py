@@ -24,9 +24,17 @@ PROCESSES = (
 )  # fmt: skip
 MACHINES = ("clock_jumped_ahead", "clock_jumped_back", "container_exited", "start_failed", "machine_restarted",
             "store_busy")  # fmt: skip
+LONG_STOPS = ("slept", "switched_off_for_hours", "suspended")
+"""
+Hours pass in which nothing runs, once in a run: then the coordinators go on, or they have been ended by it, or only the
+wall clocks know, as of a machine that was suspended.
+"""
 DRAWN = (*NETWORK, *JOURNAL, *PROCESSES, *MACHINES)
-KINDS = (*DRAWN, "many_silent")
+KINDS = (*DRAWN, "many_silent", *LONG_STOPS)
 """Every kind of fault; one that never fires over many seeds fails the run."""
+LONG_STOP_S = 3 * 3600.0
+LONG_STOP_EVERY, LONG_STOP_AT = 17, 5
+"""Which seeds have one."""
 ENDS_REIGNS = (
     "partitioned", "connection_cut", "answers_late", "lease_down", "coordinator_killed", "coordinator_crashed",
     "coordinator_stopped", "coordinator_resigned", "coordinator_without_power", "server_restarted",
@@ -46,7 +54,7 @@ EVENTS = (
     "pool.bound", "pool.preempted", "pool.requested", "pool.withdrawn",
     "queue.routed", "schedule.deleted", "schedule.fired", "schedule.paused", "schedule.queued", "schedule.skipped",
     "service.health_changed", "task.attempt_failed", "task.cancelled", "task.extended", "task.failed",
-    "task.progressed", "task.paused", "task.report_refused", "task.resumed", "task.timed_out",
+    "task.progressed", "task.paused", "task.report_refused", "task.resumed", "task.timed_out", "caught_up",
     "version.reinstated", "version.retired", "versioned", "worker.left", "worker.lost",
 )  # fmt: skip
 """Events that must occur over many seeds; otherwise the runs cover too little."""
@@ -58,6 +66,7 @@ ONCE_EVERY_S = {
     "node_killed": 20.0, "node_stopped": 20.0, "follower_crashed": 8.0, "client_killed": 20.0, "server_restarted": 40.0,
     "clock_jumped_ahead": 14.0, "clock_jumped_back": 14.0, "container_exited": 10.0, "start_failed": 15.0,
     "machine_restarted": 40.0, "lease_down": 15.0, "many_silent": 3.0,
+    **dict.fromkeys(LONG_STOPS, 2.0),
 }  # fmt: skip
 """How often the scheduled faults strike; the others are drawn for each message."""
 
@@ -136,6 +145,11 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     least_faults: int = 0
 
     @property
+    def has_hours(self) -> bool:
+        """Return whether hours pass in which nothing runs."""
+        return any(kind in self.intensity for kind in LONG_STOPS)
+
+    @property
     def forgets(self) -> bool:
         """Return whether what is remembered is forgotten within the run."""
         return self.hard_s <= HARD_SHORT_S
@@ -153,6 +167,8 @@ def plan_of(seed: int) -> Plan:
     has_mass_silence = seed % 4 == 3
     intensity = {kind: random.choice((0.0, 0.5, 1.0, 1.0, 2.0)) for kind in DRAWN}
     intensity["many_silent"] = 1.0 if has_mass_silence else 0.0
+    if seed % LONG_STOP_EVERY == LONG_STOP_AT:
+        intensity[LONG_STOPS[seed // LONG_STOP_EVERY // 2 % len(LONG_STOPS)]] = 1.0
     if seed % 8 == 3:
         intensity |= dict.fromkeys(ENDS_REIGNS, 0.0)
     forgets = random.random() < SHORT_SHARE

@@ -52,7 +52,9 @@ class Process:
 
     def wall(self) -> float:
         """Return the wall clock time, which may be wrong and may jump."""
-        return EPOCH_BEGIN + self.offset_s + asyncio.get_running_loop().time()
+        loop = asyncio.get_running_loop()
+        assert isinstance(loop, SeededLoop)
+        return EPOCH_BEGIN + self.offset_s + loop.time() + loop.suspended_s
 
     def heard(self) -> float:
         """Return the monotonic clock time, which may be a little fast or slow."""
@@ -85,6 +87,8 @@ class SeededLoop(VirtualLoop):
     def __init__(self, random: Random) -> None:
         super().__init__()
         self.steps = 0
+        self.suspended_s = 0.0
+        """For how long nothing ran while only the wall clocks went on."""
         self.numbers = count(1)
         self._timers: list[tuple[float, int, asyncio.TimerHandle]] = []
         self._random = random
@@ -106,6 +110,10 @@ class SeededLoop(VirtualLoop):
             self._watched -= 1
             self._ready.extend(process.held)
             process.held = []
+
+    def skip(self, seconds: float) -> None:
+        """Let time pass in which nothing runs: every timer that is set for it is overdue then."""
+        self._io.now += seconds
 
     def light_fuse(self, process: Process, steps: int, burnt: Callable[[], None]) -> None:
         """Call *burnt* between two steps of *process*, after *steps* of them."""

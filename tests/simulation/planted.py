@@ -37,6 +37,7 @@ from coordinator.placement.sources import Sources
 from events.after import AfterOn
 from events.container import ContainerStatus
 from events.resources import Resources
+from events.schedule import Catchup
 from events.task import TaskAttemptFailed, TaskStatus
 from projections import blockage, container, indexes, version, waits, worker_filters, world
 from projections import task as projected
@@ -447,6 +448,31 @@ def missed_slots_lost() -> Iterator[None]:
 
 
 @contextmanager
+def missed_slots_given_up() -> Iterator[None]:
+    """Nothing that was missed is caught up, whatever a schedule says of it."""
+    original = schedules._slots_due
+
+    def slots_due(schedule: Any, *given: Any) -> tuple[list[int], int | None, int | None]:
+        return original(msgspec.structs.replace(schedule, catchup=Catchup.NONE), *given)
+
+    with mock.patch.object(schedules, "_slots_due", slots_due):
+        yield
+
+
+@contextmanager
+def missed_slots_all_fired() -> Iterator[None]:
+    """All that was missed is fired, as many as there are."""
+    original = schedules._slots_due
+
+    def slots_due(schedule: Any, *given: Any) -> tuple[list[int], int | None, int | None]:
+        every = msgspec.structs.replace(schedule, catchup=Catchup.ALL, catchup_most=1000)
+        return original(every, *given)
+
+    with mock.patch.object(schedules, "_slots_due", slots_due):
+        yield
+
+
+@contextmanager
 def pause_ignored() -> Iterator[None]:
     """Claims that name no queue get tasks of paused ones, too."""
     original = Sources._grouped
@@ -715,6 +741,8 @@ PLANTED: dict[str, Callable[[], AbstractContextManager[None]]] = {
         unread_removed,
         reason_undeclared,
         delay_forgotten,
+        missed_slots_all_fired,
+        missed_slots_given_up,
         missed_slots_lost,
         pause_ignored,
         shares_forgotten,
@@ -767,6 +795,8 @@ FOUND_FROM = {
     "lease_unchecked": 21,
     "limit_of_the_turn_before": 14,
     "load_unrecorded": 12,
+    "missed_slots_all_fired": 22,
+    "missed_slots_given_up": 22,
     "named_amounts_free": 6,
     "nothing_set_aside": 67,
     "nothing_withheld": 33,

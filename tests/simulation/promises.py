@@ -39,6 +39,7 @@ class Promise(Enum):
     FEED = "the feed is the journal, event by event"
     NOT_BEFORE = "no attempt starts before the time of its task"
     ONCE_A_SLOT = "each slot of a schedule is fired once, in order, and none is lost"
+    CAUGHT_UP = "of the slots that a long stop missed as many are fired as the schedule wants, and none overlaps"
     PAUSED = "no task of a paused queue starts"
     HOLD = "no task that meets a hold in force starts, and a hold ends no sooner than it should"
     LIMIT = "no key of a limit has more than it may have"

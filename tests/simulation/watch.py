@@ -46,6 +46,10 @@ ASKED_ANEW = frozenset({"sync_node", "register_node", "register_worker", "regist
 """Commands that are repeated on purpose, as new ones."""
 
 
+LONGEST_WAIT_S = 600.0
+"""No user waits longer for an answer."""
+
+
 class Watch:
     """Records messages; keeps the first broken promise in `broken`, because a process may catch an exception."""
 
@@ -74,6 +78,8 @@ class Watch:
         self._lease = lease
         self._fresh_s = fresh_s / PATIENCE
         self._hard_s = hard_s
+        self._unsure_until = -1.0
+        """Until then what is answered may have been recorded hours before."""
         self._fired = fired
         self._asked: dict[str, tuple[str, list[bytes]]] = {}
         self._came: defaultdict[tuple[Process, str], deque[float]] = defaultdict(deque)
@@ -96,6 +102,10 @@ class Watch:
         self._heard: dict[tuple[Process, str, str], tuple[float, float]] = {}
         """When something was last heard, and when it was before that writer's last turn."""
         self._syncs: dict[tuple[Process, str], tuple[str, float]] = {}
+
+    def hours_passed(self) -> None:
+        """Note that hours have passed in which nothing ran."""
+        self._unsure_until = _now() + LONGEST_WAIT_S
 
     def violate(self, promise: Promise, what: str) -> None:
         """Record a broken promise; the run ends with the first."""
@@ -218,7 +228,7 @@ class Watch:
             return  # an empty claim, which no client relies on
         # Within half the time that the first answer is remembered, for commit times differ from the true ones.
         before_code, before, at = self.acked.setdefault((subject, order), (code, told, _now()))
-        if _now() - at > self._hard_s / 2:
+        if at <= self._unsure_until or _now() - at > self._hard_s / 2:
             return
         if before_code != code or (before != told and name in _COMPARED):
             self.violate(Promise.ONE_ANSWER, f"{asked} was answered {before_code} {before}, and then {code} {told}")

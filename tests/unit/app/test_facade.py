@@ -67,6 +67,9 @@ TASKS: list[tuple[str, dict[str, Any], list[str]]] = [
     ("list_tasks", {"status": "done"}, ["status 'done'", "pending, running, completed"]),
     ("list_tasks", {"limit": "all"}, ["limit 'all'", "a whole number"]),
     ("list_tasks", {"limit": 0}, ["limit 0", "1 to 1000"]),
+    ("plan_task", {"task_name": "n", "timeout_s": 5}, ["'timeout_s'", "the parameters of submit_task"]),
+    ("plan_task", {"task_name": "n", "timeout": "5"}, ["timeout '5'", "a number"]),
+    ("explain_task", {"task_id": 5}, ["task_id 5", "text"]),
 ]
 SERVICES: list[tuple[str, dict[str, Any], list[str]]] = [
     ("register_service", {**SERVICE, "service_name": None}, ["service_name None", "text"]),

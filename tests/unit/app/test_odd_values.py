@@ -207,6 +207,8 @@ SUBMITTED |= dict.fromkeys(("start_within", "finish_within", "heartbeat"), "")
 METHODS: dict[type[Any], dict[str, Method]] = {
     TaskScheduler: {
         "submit_task": Method({"task_name": "n"}, fields=SUBMITTED),
+        "plan_task": Method({"task_name": "n"}),
+        "explain_task": Method({}, a_task),
         "get_next_task": Method({"worker_id": "w", "task_names": ["n"]}, a_task_waits, {"wait_s": ""}),
         "complete_task": Method({}, a_task, {"execution_time": "execution_time_s", "task_id": "", "lease": ""}),
         "fail_task": Method({"error": "e", "retry": False}, a_task, {"lease": "", "retry": ""}),

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 
 import pytest
+from msgspec import convert
+from msgspec.structs import replace
 
 from coordinator.cli.explain import age, show_explanation
 from coordinator.commands.explain import Blocker, Explanation, Reason, Tier, WorkerFit
@@ -28,7 +30,11 @@ WAITS = Explanation(
     policy="fifo",
     ahead=3,
     starts_in_s=90.0,
+    starts_from_s=30.0,
+    starts_until_s=150.0,
     estimated_from=7,
+    estimates_right=275,
+    estimates_scored=340,
     workers=[WorkerFit(worker_id="w1", fits=False, against={"other_names": "handles y"})],
 )
 
@@ -45,7 +51,8 @@ def test_what_is_in_the_way_comes_first(capsys: pytest.CaptureFixture[str]) -> N
     ]
     assert "    in the way: task t0 (0.0 s), task t1 (1.1 h), task t2 (2.2 h) and 2 more" in lines
     assert "  queue: q\\x1b[2J" in lines
-    assert "queue default, policy fifo, 3 before it, may start in 1.5 min (from 7 runs)" in lines
+    at = lines.index("queue default, policy fifo, 3 before it, starts in 0.5 to 2.5 min (80 %, from 7")
+    assert lines[at + 1] == "  runs); past estimates were right 81 % of 340"
     assert lines[-1] == "w1      no    handles y"
     assert max(map(len, lines)) <= 80
 
@@ -53,6 +60,7 @@ def test_what_is_in_the_way_comes_first(capsys: pytest.CaptureFixture[str]) -> N
 def test_without_a_reason_the_summary_is_said(capsys: pytest.CaptureFixture[str]) -> None:
     """A task that may start at once, one that runs, one that has ended."""
     free = Explanation(task_id="t", status=TaskStatus.PENDING, summary="soon", for_s=1.0, ahead=0, starts_in_s=0.0)
+    free = replace(free, starts_from_s=0.0, starts_until_s=0.05)
     show_explanation(free, output="table", as_json=False)
     show_explanation(
         Explanation(task_id="t", status=TaskStatus.RUNNING, summary="runs", for_s=200_000.0),
@@ -66,6 +74,25 @@ def test_without_a_reason_the_summary_is_said(capsys: pytest.CaptureFixture[str]
         "t: running for 2.3 d",
         "  runs",
     ]
+
+
+@pytest.mark.parametrize(
+    ("found", "text"),
+    [
+        ({}, ""),
+        ({"starts_until_s": 9.0, "estimated_from": 2}, ", starts in 0.0 to 9.0 s (80 %, from 2 runs)"),
+        ({"starts_until_s": 9.0, "starts_from_s": 2.5}, ", starts in 2.5 to 9.0 s (80 %, without runs to go by)"),
+    ],
+)
+def test_an_estimate_says_how_far_it_can_be_trusted(
+    found: dict[str, float], text: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Nothing if there is none."""
+    waits = {"task_id": "t", "status": "pending", "summary": "s", "for_s": 1.0, "policy": "fifo"}
+    waits |= {"starts_in_s": 3.0} if found else {}
+    show_explanation(convert({**waits, **found}, Explanation), output="table", as_json=False)
+    told = " ".join(line.strip() for line in capsys.readouterr().out.splitlines()[2:])
+    assert told == f"queue default, policy fifo{text}{'; no estimate was scored yet' if text else ''}"
 
 
 def test_programs_get_all_of_it(capsys: pytest.CaptureFixture[str]) -> None:

@@ -273,6 +273,18 @@ def test_its_container_is_stopped_if_that_was_asked_for(more: tuple[Event, ...])
     assert due_at(scribe, until + REPORT_S) == [ended(NOTHING_SAID)]
 
 
+def test_a_handler_that_is_left_behind_ends_with_its_container() -> None:
+    """The step of the worker comes first: what it waits for no longer must not go on; once."""
+    left = report(CancelStep.LEFT_BEHIND)
+    decided = given(*HOUSED, ESCALATES, TOLD).when(left).events
+    assert decided[:3] == (forced("left_behind"), forced("container"), STOPS)
+    assert ended("left_behind") in decided
+    again = given(*HOUSED, ESCALATES, TOLD, forced("container"), STOPS).when(left).events
+    assert STOPS not in again
+    assert ended("left_behind") in again
+    assert STOPS not in given(*HOUSED, ASKED, TOLD).when(left).events
+
+
 def test_the_end_of_its_container_ends_the_task() -> None:
     """As soon as its node reports it."""
     scribe = write(*HOUSED, ESCALATES, forced("container"), STOPS)

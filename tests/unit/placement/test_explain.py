@@ -371,11 +371,11 @@ def test_a_start_is_estimated_from_the_last_runs() -> None:
             completed(f"r{number}", f"c{number}.1.1"),
         )
     ]
-    busy = (worker(slots=1), *ran, submitted("a"), started("a"))
-    found = told(*busy, submitted("b"), submitted())
+    busy = (worker(slots=1), *ran, submitted("b"), submitted(), submitted("a"), started("a"))
+    found = told(*busy)
     assert found.estimated_from == 4
     assert found.starts_in_s == pytest.approx(2.0, rel=0.01)  # two before it, each for a second
-    assert told(*busy, submitted(task_name="else")).estimated_from == 4
+    assert told(*busy, submitted("e", task_name="else"), task_id="e").estimated_from == 4
     none = told(worker(slots=1), submitted("a"), started("a"), submitted())
     assert (none.starts_in_s, none.estimated_from) == (None, 0)
     assert told(worker(), submitted()).starts_in_s == 0.0

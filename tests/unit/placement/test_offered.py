@@ -4,19 +4,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from coordinator.placement import explain
 from coordinator.placement.matching import offered
 from coordinator.placement.sources import Sources
 from events.coordinator import ANY, ClaimFilter
 from events.worker import WorkerDraining
 from tests.specification import fold, given
-from tests.unit.deciders.facts import claim, completed, created, node, resources, started, submitted, worker
+from tests.unit.deciders.facts import claim, created, node, resources, started, submitted, worker
 from tests.unit.placement.test_explain import told
 from tests.unit.placement.test_matching import dealt, waiting
 
 if TYPE_CHECKING:
-    import pytest
-
     from projections.world import World
 
 
@@ -42,17 +39,6 @@ def test_a_claim_may_name_its_tasks() -> None:
     assert dealt(world, waiting(slots=9), filters=named) == [("b", "w"), ("a", "w")]
     assert not Sources(world).of("", None, named["c"]).is_empty
     given(worker()).when(claim(task_ids=("a",))).then_nothing()
-
-
-def test_an_estimate_needs_no_more_runs_than_enough(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Those of the same name, the newest."""
-    monkeypatch.setattr(explain, "RUNS_ENOUGH", 1)
-    ran = [
-        fact
-        for one in ("r1", "r2")
-        for fact in (submitted(one), started(one, lease=f"{one}.1.1"), completed(one, f"{one}.1.1"))
-    ]
-    assert told(worker(slots=1), *ran, submitted("a"), started("a"), submitted()).estimated_from == 1
 
 
 def test_a_worker_whose_container_does_not_run_gets_nothing() -> None:

@@ -47,6 +47,23 @@ async def test_a_task_from_submit_to_result(scheduler: TaskScheduler) -> None:
     assert done.ended_at is not None
 
 
+async def test_a_plan_is_what_explain_would_say(scheduler: TaskScheduler) -> None:
+    """Whatever the task asks for; nothing is submitted, and what its submit would be refused for is refused."""
+    await scheduler.get_next_task("worker_1")
+    content: dict[str, Any] = {"task_id": "t", "resources": {"cpu": 1}, "attributes": {"a": "x"}, "delay": 60.0}
+    planned = await scheduler.plan_task("resize", **content)
+    assert [reason.code for reason in planned.reasons] == ["not_before"]
+    assert await scheduler.list_tasks() == []
+    await scheduler.submit_task("resize", **content)
+    explained = await scheduler.explain_task("t")
+    assert [one.code for one in explained.reasons] == [one.code for one in planned.reasons]
+    assert (explained.worker_counts, explained.policy) == (planned.worker_counts, planned.policy)
+    with pytest.raises(Refused, match="queue 'q' does not exist"):
+        await scheduler.plan_task("resize", queue="q")
+    with pytest.raises(NotFound):
+        await scheduler.explain_task("nobody")
+
+
 async def test_no_task_is_none(scheduler: TaskScheduler) -> None:
     """A claim returns None when there is no task, at once or after its wait."""
     assert await scheduler.get_next_task("worker_1") is None
