@@ -207,9 +207,7 @@ _TASK_OPTIONS: tuple[Callable[[Any], Any], ...] = (
     click.option("--prefer-for", type=Number(0.0, 3600.0, SECONDS), default=5.0, help="How long to wait for it (5 s)."),
     click.option("--any-version", is_flag=True, help="Go on at workers of any version, wherever it began."),
     click.option("--request", metavar="ID", default="", help="Begin with the share of this request of pool tasks."),
-    click.option(
-        "--gang", metavar="ID", default="", help="Begin with the other tasks of this gang, or not at all."
-    ),
+    click.option("--gang", metavar="ID", default="", help="Begin with the other tasks of this gang, or not at all."),
     click.option("--gang-size", metavar="COUNT", type=int, help="How many tasks the gang has."),
     click.option("--gang-deadline", type=LIMIT, default=600.0, help="When it ends if the gang has not begun (600 s)."),
     click.option("--delay", type=Number(0.0, LATEST_S, SECONDS), help="Start this many seconds from now."),

@@ -142,8 +142,7 @@ class Engine:
         self._long: LongAnswer | None = None
         self._hints = Hints(world, self.signs, self._waiting, notify)
         self._deadlines, self._blockages, self._estimates = Deadlines(world), Blockages(world), Estimates()
-        self._unfit = UnfitTasks(world)
-        self._to_look = ToLook(world)
+        self._to_look, self._unfit = ToLook(world), UnfitTasks(world)
         self._next_tick = self._heard = 0.0
         self._resigning = ""
         self.listening = Listening(

@@ -62,7 +62,9 @@ _PERMANENT = frozenset({"other_names", "too_small", "labels", "other_version", "
 """What a worker will never do for this task, as it is registered."""
 _STOPPING = frozenset({"draining", "container", "retired"})
 _ABSENT = _PERMANENT | _STOPPING | {"silent"}
-_OPEN_END = frozenset({"waits_for", "request_waits", "budget", "workers_silent"})
+_OPEN_END = frozenset({
+    "waits_for", "request_waits", "budget", "workers_silent", "gang_gathers", "gang_waits", "kept_for_gang",
+})  # fmt: skip
 """What clears by itself, but nothing says when."""
 
 
@@ -162,7 +164,7 @@ def _pending(
             *_of_task(world, task),
             *_of_holds(world, task),
             *_of_request(world, task),
-            *_of_gang(world, task),
+            *_of_gangs(world, task, fits),
             *_of_preference(task, waits_s),
             *_of_queue(world, task),
             *_of_limits(world, task),
@@ -170,7 +172,6 @@ def _pending(
             *_of_fleet(world, task, rules),
             *_of_workers(world, task, fits),
             *_of_order(world, task, ahead, counts),
-            *_of_room_kept(world, task, fits),
         ),
         key=lambda reason: _TIERS.index(reason.tier),
     )
@@ -335,6 +336,12 @@ def _of_request(world: World, task: Task) -> Iterator[Reason]:
         or [Blocker(kind="request", id=one) for one in wait.held_by],
         change=change,
     )
+
+
+def _of_gangs(world: World, task: Task, fits: dict[str, dict[str, str]]) -> Iterator[Reason]:
+    """Yield what the gang of a task waits for, and whether room is kept for another one."""
+    yield from _of_gang(world, task)
+    yield from _of_room_kept(world, task, fits)
 
 
 def _of_gang(world: World, task: Task) -> Iterator[Reason]:
