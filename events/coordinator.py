@@ -72,10 +72,12 @@ class CoordinatorTurn(CoordinatorEvent, frozen=True, kw_only=True, gc=False, omi
 
     While a custom policy is live, `chosen_by` is the SHA-256 of its source, and `chosen` the tasks that it chose for
     each claim that names no strategy; `later`, if those claims wait until it has chosen; '', if it failed.
+
+    So many places as `kept` were kept free for a gang that waits for more of them.
     """
 
     VERSION = 4
-    SINCE = {"rounds": 2, "claims_digest": 3, "chosen": 4, "chosen_by": 4}
+    SINCE = {"rounds": 2, "claims_digest": 3, "chosen": 4, "chosen_by": 4, "kept": 4}
 
     now: float
     claims: tuple[WaitingClaim, ...]
@@ -91,6 +93,7 @@ class CoordinatorTurn(CoordinatorEvent, frozen=True, kw_only=True, gc=False, omi
     claims_digest: str = ""
     chosen: dict[str, tuple[str, ...]] = {}
     chosen_by: str = ""
+    kept: int = 0
 
 
 class CoordinatorCommandRefused(CoordinatorEvent, frozen=True, kw_only=True, gc=False, omit_defaults=True):

@@ -98,6 +98,18 @@ class TaskUsage(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaul
         return TaskUsage(**{name: getattr(self, name) + getattr(other, name) for name in self.__struct_fields__})
 
 
+class Gang(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults=True):
+    """
+    Tasks that begin together or not at all: `size` of them name the same `gang_id` in a tenant.
+
+    If they have not begun `deadline_s` seconds after the first of them was submitted, all of them end.
+    """
+
+    gang_id: str
+    size: int
+    deadline_s: float = 600.0
+
+
 class TaskEvent(Event, frozen=True, kw_only=True, gc=False):
     """An event about one task."""
 
@@ -123,6 +135,8 @@ class TaskSubmitted(TaskEvent, frozen=True, kw_only=True, gc=False, omit_default
     `rule` names the rule of the settings that permitted it, if there were any; then only workers that meet
     `rule_filter`, too, get it. `spend` is the most that one attempt may use.
     `request` is the request for a share of the pool `tasks` that it uses: it is not ready before it has that share.
+    With `gang` its first attempt begins in the same commit as those of all others of its gang; if they have not begun
+    at `gang_until` (commit time, seconds since 1970), it ends.
     """
 
     VERSION = 3
@@ -135,7 +149,7 @@ class TaskSubmitted(TaskEvent, frozen=True, kw_only=True, gc=False, omit_default
         "requeued_from": 3,
         **dict.fromkeys(("after", "waits_for", "not_before", "delay_s", "time_limits", "occurrence", "attributes"), 3),
         **dict.fromkeys(("debounce", "worker_filter", "named_amounts", "prefer", "prefers_worker", "spend"), 3),
-        **dict.fromkeys(("pin_version", "rule", "rule_filter", "request"), 3),
+        **dict.fromkeys(("pin_version", "rule", "rule_filter", "request", "gang", "gang_until"), 3),
     }
 
     task_name: str
@@ -168,6 +182,8 @@ class TaskSubmitted(TaskEvent, frozen=True, kw_only=True, gc=False, omit_default
     rule_filter: str = ""
     spend: Spend | None = None
     request: str = ""
+    gang: Gang | None = None
+    gang_until: float = 0.0
 
     @property
     def named_amounts(self) -> dict[str, int]:
@@ -335,7 +351,8 @@ class TaskTimedOut(TaskEvent, frozen=True, kw_only=True, gc=False, omit_defaults
     The task took longer than one of its limits, the one that `exceeded` names, and has ended.
 
     With `timeout_s` attempt number `attempt` ran for `ran_for_s`. With `start_within_s` it waited so long for a worker,
-    with `finish_within_s` it had so long for all attempts; `lease` is '' and `attempt` 0 if none was running. `usage`
+    with `finish_within_s` it had so long for all attempts, with `gang_deadline_s` so much time passed before its gang
+    could begin; `lease` is '' and `attempt` 0 if none was running. `usage`
     and `spent` are as in `task.completed`.
     """
 

@@ -1,10 +1,11 @@
-"""The time limits of a task besides that of one attempt, and the names of all four."""
+"""The time limits of a task besides that of one attempt, and the names of all."""
 
 from __future__ import annotations
 
 import msgspec
 
 TIMEOUT, START_WITHIN, FINISH_WITHIN, HEARTBEAT = "timeout_s", "start_within_s", "finish_within_s", "heartbeat_s"
+GANG_DEADLINE = "gang_deadline_s"
 
 
 class TimeLimits(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults=True):
@@ -25,5 +26,7 @@ def exceeded_text(exceeded: str, took_s: float, limit_s: float) -> str:
     """Return the error of a task that took longer than a limit."""
     if exceeded == TIMEOUT:
         return f"ran for {took_s:.3f} s, limit {limit_s:g} s"
+    if exceeded == GANG_DEADLINE:
+        return f"its gang had not begun after {took_s:.3f} s, limit {exceeded} {limit_s:g} s"
     done = "waited for a worker" if exceeded == START_WITHIN else "had not finished"
     return f"{done} for {took_s:.3f} s, limit {exceeded} {limit_s:g} s"

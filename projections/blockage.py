@@ -73,8 +73,11 @@ class Pair(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults=Tr
 
 @lru_cache(maxsize=4096)
 def shape_id(key: ShapeKey) -> str:
-    """Return the short name of a shape."""
-    return sha256(_encode(key)).hexdigest()[:16]
+    """Return the short name of a shape; of one without a gang it is what it was before there were gangs."""
+    fields = msgspec.structs.asdict(key)
+    if not key.gang:
+        del fields["gang"]
+    return sha256(_encode(fields)).hexdigest()[:16]
 
 
 def name_in(queue_id: str, shape: str) -> str:

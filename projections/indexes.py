@@ -19,7 +19,7 @@ from projections.cancel_ladder import CancelLadder
 from projections.hold import REQUESTS, OnHold
 from projections.in_pools import InPools, task_waiting
 from projections.keyed import Keyed
-from projections.lanes import Lanes
+from projections.lanes import Gangs, Lanes
 from projections.queue import name_of, policy_of
 from projections.ready import fifo_key, is_of, prune, walk
 from projections.schedule import fires_at
@@ -29,7 +29,7 @@ from projections.time_limits import deadline_of
 from projections.version import Builds
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
     from events.container import ContainerStatus
     from events.queue import FairShare
@@ -191,7 +191,7 @@ class Indexes:
         self.shared: dict[str, FairShare] = {}
         """How the queues are shared whose policy says so."""
         self.keyed, self.builds = Keyed(), Builds()
-        self.lanes = Lanes(self.shared, self.keyed, self.builds)
+        self.lanes, self.gangs = Lanes(self.shared, self.keyed, self.builds), Gangs()
         self._lanes_of: dict[str, Lanes] | None = None
         self.running_in: dict[str, int] = {}
         """How many tasks of each queue run, by the name of its account, and of each key in a queue that is shared."""
@@ -270,7 +270,7 @@ class Indexes:
     def ready(self) -> int:
         """How many tasks wait only for a worker."""
         shut = len(self.paused) + len(self.dependants.waiting) - self._paused_dependants
-        return len(self.tasks[_PENDING]) - len(self.parked_members) - shut - self.on_hold.count
+        return len(self.tasks[_PENDING]) - len(self.parked_members) - shut - self.on_hold.count - self.gangs.apart
 
     def advance(self, now: float) -> None:
         """Make the parked tasks ready whose retry time has come."""
@@ -441,7 +441,7 @@ class Indexes:
                 self._ready(task)
         if after is not None:
             meets = self.on_hold.place(after)
-            for task in [one for one in self.lanes.tasks() if meets(one)]:
+            for task in [one for one in chain(self.lanes.tasks(), self.gangs.tasks()) if meets(one)]:
                 self._no_longer_wait(task)
                 self.on_hold.keep(task, after.hold_id)
             for lanes in (self.lanes, *(self._lanes_of or {}).values()):
@@ -515,7 +515,7 @@ class Indexes:
         self._tasks_requesting[task_id] = None
         if task is not None and self.on_hold.remove(task_id):
             self.on_hold.keep(task, REQUESTS)
-        elif task is not None and self.lanes.has(task):
+        elif task is not None and (self.lanes.has(task) or self.gangs.waits(task)):
             self._no_longer_wait(task)
             self.on_hold.keep(task, REQUESTS)
             for lanes in (self.lanes, *(self._lanes_of or {}).values()):
@@ -615,7 +615,9 @@ class Indexes:
             self._count_filters(task, 1)
         if task.build_id:
             _count(self.builds.pinned, task.build_id, 1)
-        if task.time_limits is not None:
+        if task.gang is not None:
+            self.gangs.enter(task)
+        if task.time_limits is not None or task.gang is not None:
             self._note_deadline(task)
         self._wait(task)
 
@@ -659,6 +661,8 @@ class Indexes:
         if moves and task.time_limits is not None:
             self._no_deadline(task.task_id)
             self._note_deadline(task)
+        if task.gang is not None and not task.attempt:
+            self.gangs.note(task)
         if task.waiting_for:
             self.dependants.add(task)
             self._pause_dependant(before, task)
@@ -673,6 +677,8 @@ class Indexes:
             self.parked_members[task.task_id] = task
             return
         if self.on_hold.tests and self.on_hold.replace(task):
+            return
+        if task.gang is not None and not task.attempt and self.gangs.replace(task):
             return
         self.lanes.replace(task)
         if task.program and self._lanes_of is not None:
@@ -690,9 +696,10 @@ class Indexes:
     def _ready(self, task: Task) -> None:
         if self.on_hold.tests and self.on_hold.keeps(task):
             return
-        self.lanes.add(task)
-        if self._lanes_of is not None:
-            self._add_own(self._lanes_of, task)
+        for one in (task,) if task.gang is None or task.attempt else self.gangs.add(task):
+            self.lanes.add(one)
+            if self._lanes_of is not None:
+                self._add_own(self._lanes_of, one)
 
     def _add_own(self, lanes_of: dict[str, Lanes], task: Task) -> None:
         """Add a ready task to those of its program, if it has one."""
@@ -711,9 +718,11 @@ class Indexes:
             self._count_filters(task, -1)
         if task.build_id:
             _count(self.builds.pinned, task.build_id, -1)
-        if task.time_limits is not None:
+        if task.time_limits is not None or task.gang is not None:
             self._no_deadline(task.task_id)
         self._no_longer_wait(task)
+        if task.gang is not None:
+            self.gangs.leave(task)
 
     def _no_longer_wait(self, task: Task) -> None:
         """Remove a task from where it waits."""
@@ -730,10 +739,17 @@ class Indexes:
             return
         if self.on_hold.tests and self.on_hold.remove(task.task_id):
             return
-        self.lanes.remove(task)
+        if task.gang is None or task.attempt:
+            self._from_lanes(task, Lanes.remove)
+            return
+        for one in self.gangs.remove(task):
+            self._from_lanes(one, Lanes.withdraw)
+
+    def _from_lanes(self, task: Task, remove: Callable[[Lanes, Task], None]) -> None:
+        remove(self.lanes, task)
         if task.program and self._lanes_of is not None:
             own = self._lanes_of[task.program]
-            own.remove(task)
+            remove(own, task)
             if own.is_empty:
                 del self._lanes_of[task.program]
 
@@ -760,6 +776,8 @@ class Indexes:
             _take(self.held_resources, task.worker_id, task.resources)
         if task.timeout_s is not None or task.time_limits is not None:
             self._note_deadline(task)
+        if task.gang is not None:
+            self.gangs.enter(task)
         if task.cancelling is not None:
             self.cancels.add(task, task.cancelling)
 
@@ -767,6 +785,8 @@ class Indexes:
         if task.cancelling is not None:
             self.cancels.remove(task)
         self._no_deadline(task.task_id)
+        if task.gang is not None:
+            self.gangs.leave(task)
         if self.is_accounted:
             self._count_in(task, -1)
         held = self.held[task.worker_id]

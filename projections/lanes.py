@@ -2,7 +2,8 @@
 Ready tasks by lane: by their queue, in a queue that is shared by whose share they take, and by their version. Pure.
 
 A lane has a key only in a queue whose policy shares it, by tenants or by keys; else the key is ''. It has a build only
-if its tasks go to the workers with this build id: others pass over all of them at once.
+if its tasks go to the workers with this build id: others pass over all of them at once. The tasks of a gang come into
+their lanes when all of them are ready.
 """
 
 from __future__ import annotations
@@ -10,8 +11,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from events.resources import NONE
-from projections.ready import EMPTY_SHAPES_KEPT, ReadyTasks, shape_of
+from projections.ready import EMPTY_SHAPES_KEPT, ReadyTasks, fifo_key, gang_of, shape_of
 from projections.shares import key_of
+from projections.time_limits import waits_since
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -69,7 +71,7 @@ class Lanes:
                     keyed.shape_made(shape)
             return shape
         is_usual = task.resources is NONE and not (
-            task.task_type or task.worker_filter or task.preference or task.rule_filter
+            task.task_type or task.worker_filter or task.preference or task.rule_filter or task.gang
         )
         shape = self._shapes.get(task.task_name) if is_usual else None
         if shape is None:
@@ -140,6 +142,12 @@ class Lanes:
             elif not group.shapes:
                 del self.of[self.lane_of(task)]
 
+    def withdraw(self, task: Task) -> None:
+        """Remove a task that is ready, and may be added again as it was."""
+        shape = self.shape(task)
+        self.remove(task)
+        shape.forget_gone()
+
     def forget_gone(self) -> None:
         """Drop every trace of the tasks that were removed, so that each may be added again as it was."""
         for group in self.of.values():
@@ -200,3 +208,118 @@ class Lanes:
         if group is None:
             group = self.of[lane] = ReadyTasks()
         return group
+
+
+class GangMembers:
+    """The tasks of one gang that have not ended: those that have not begun, which of them are ready, and the others."""
+
+    __slots__ = ("begun", "pending", "ready")
+
+    def __init__(self) -> None:
+        self.pending: dict[str, Task] = {}
+        self.ready: dict[str, Task] = {}
+        self.begun = 0
+
+    @property
+    def size(self) -> int:
+        """How many tasks begin together; there is one that has not begun."""
+        gang = next(iter(self.pending.values())).gang
+        assert gang is not None, "only tasks with a gang are here"
+        return gang.size
+
+    @property
+    def until(self) -> float:
+        """By which commit time it has to begin."""
+        return next(iter(self.pending.values())).gang_until
+
+    def in_order(self) -> list[Task]:
+        """Return those that are ready, by submission."""
+        return sorted(self.ready.values(), key=fifo_key)
+
+
+class Gangs:
+    """The gangs of the tasks that have not ended, by tenant and id, and which of them may begin."""
+
+    __slots__ = ("apart", "gathered", "gathering", "of")
+
+    def __init__(self) -> None:
+        self.of: dict[str, GangMembers] = {}
+        self.gathered: dict[str, float] = {}
+        """Those of which all tasks are ready, which are in their lanes, and since when their own times let them be."""
+        self.gathering: dict[str, None] = {}
+        """Those of which some are."""
+        self.apart = 0
+        """How many tasks are ready and wait for others of their gangs."""
+
+    def enter(self, task: Task) -> None:
+        """Count a task that has not ended among those of its gang."""
+        members = self.of.setdefault(name_of_gang(task), GangMembers())
+        if task.attempt:
+            members.begun += 1
+        else:
+            members.pending[task.task_id] = task
+
+    def leave(self, task: Task) -> None:
+        """Count a task no longer that was in this state until now."""
+        name = name_of_gang(task)
+        members = self.of[name]
+        if task.attempt:
+            members.begun -= 1
+        else:
+            del members.pending[task.task_id]
+        if not members.begun and not members.pending:
+            del self.of[name]
+
+    def note(self, task: Task) -> None:
+        """Replace the old value of a task that has not begun."""
+        members = self.of[gang_of(task)]
+        members.pending[task.task_id] = task
+
+    def replace(self, task: Task) -> bool:
+        """Replace the old value of a task that is ready; return whether it waits for others of its gang."""
+        name = gang_of(task)
+        self.of[name].ready[task.task_id] = task
+        return name in self.gathering
+
+    def waits(self, task: Task) -> bool:
+        """Return whether a task is ready and waits for others of its gang."""
+        name = gang_of(task)
+        return name in self.gathering and task.task_id in self.of[name].ready
+
+    def tasks(self) -> list[Task]:
+        """Return those that do, in no order."""
+        return [task for name in self.gathering for task in self.of[name].ready.values()]
+
+    def add(self, task: Task) -> list[Task]:
+        """Add a task that became ready; return those that may go into their lanes now."""
+        name = gang_of(task)
+        members = self.of[name]
+        members.ready[task.task_id] = task
+        if len(members.ready) < members.size:
+            self.gathering[name] = None
+            self.apart += 1
+            return []
+        self.gathering.pop(name, None)
+        self.gathered[name] = max(map(waits_since, members.ready.values()))
+        self.apart -= len(members.ready) - 1
+        return members.in_order()
+
+    def remove(self, task: Task) -> list[Task]:
+        """Remove a task that is not ready any more; return those that have to leave their lanes."""
+        name = gang_of(task)
+        members = self.of[name]
+        leaving = members.in_order() if name in self.gathered else []
+        del members.ready[task.task_id]
+        self.gathered.pop(name, None)
+        self.apart += len(members.ready) if leaving else -1
+        if members.ready:
+            self.gathering[name] = None
+        else:
+            self.gathering.pop(name, None)
+        return leaving
+
+
+def name_of_gang(task: Task) -> str:
+    """Return the name of the gang of a task that has one, begun or not."""
+    assert task.gang is not None, "it has a gang"
+    return f"{task.tenant}/{task.gang.gang_id}"

@@ -78,7 +78,8 @@ class ShapeKey(msgspec.Struct, frozen=True, gc=False):
     """
     What decides which workers may run a task, and whether one may start now.
 
-    Those of the build `goes_to` may, '' for workers without one, None for all: it is that of the lane.
+    Those of the build `goes_to` may, '' for workers without one, None for all: it is that of the lane. `gang` is the
+    name of the gang that must begin as a whole.
     """
 
     task_name: str
@@ -89,6 +90,12 @@ class ShapeKey(msgspec.Struct, frozen=True, gc=False):
     keys: tuple[str, ...] = ()
     rule_filter: str = ""
     goes_to: str | None = None
+    gang: str = ""
+
+
+def gang_of(task: Task) -> str:
+    """Return the name of the gang that a task has to begin with, '' if it has none, or has begun."""
+    return "" if task.gang is None or task.attempt else f"{task.tenant}/{task.gang.gang_id}"
 
 
 def shape_of(task: Task, keys: tuple[str, ...], goes_to: str | None = None) -> ShapeKey:
@@ -102,6 +109,7 @@ def shape_of(task: Task, keys: tuple[str, ...], goes_to: str | None = None) -> S
         keys,
         task.rule_filter,
         goes_to,
+        gang_of(task),
     )
 
 

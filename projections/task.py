@@ -25,6 +25,7 @@ from events.retry import RetryPolicy
 from events.spend import Reservation, Spend, Spent
 from events.task import (
     Debounce,
+    Gang,
     Occurrence,
     Payload,
     Prefer,
@@ -121,7 +122,8 @@ class Task(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults=Tr
     `spend` is the most that one attempt may use, `reserved` what budgets keep for the one that runs; it has used
     `usage`, which costs `spent`, as far as it was reported. `total_spent` is what the attempts that have ended were
     charged, `unreported` the last one of them whose holder may still report what it used.
-    `request` is the request for a share of the pool `tasks` that it named.
+    `request` is the request for a share of the pool `tasks` that it named. `gang` is what it first begins with,
+    `gang_until` the time by which that has to be.
     """
 
     task_id: str
@@ -213,6 +215,8 @@ class Task(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults=Tr
     total_spent: Spent | None = None
     unreported: UnreportedAttempt | None = None
     request: str = ""
+    gang: Gang | None = None
+    gang_until: float = 0.0
 
     @property
     def is_ended(self) -> bool:
@@ -323,6 +327,8 @@ def content_of(task: Task | TaskSubmitted, payload_digest: str) -> int:
         text += f"\0spend {msgspec.structs.astuple(task.spend)}"
     if task.request:
         text += f"\0request {task.request}"
+    if task.gang is not None:
+        text += f"\0gang {msgspec.structs.astuple(task.gang)}"
     return crc32(text.encode())
 
 
@@ -407,6 +413,8 @@ def _with_rare(task: Task, event: TaskSubmitted) -> Task:
         rule_filter=intern(event.rule_filter),
         spend=event.spend,
         request=event.request,
+        gang=event.gang,
+        gang_until=task.gang_until if event.gang is None else event.gang_until,  # its own default is left out
     )
 
 

@@ -25,6 +25,10 @@ def _queue(task: Task) -> str:
     return task.queue or DEFAULT
 
 
+def _gang(task: Task) -> str:
+    return "" if task.gang is None else task.gang.gang_id
+
+
 def _status(task: Task) -> str:
     return task.status.value
 
@@ -33,6 +37,7 @@ _LASTING: dict[str, Callable[[Task], Any]] = {
     **{name: attrgetter(name) for name in ("task_id", "task_name", "task_type")},
     "queue": _queue,
     **{name: attrgetter(name) for name in ("tenant", "source", "program", "priority", "fairness_key")},
+    "gang": _gang,
 }
 
 LASTING = Fields(_LASTING, _MAPS)

@@ -6,7 +6,7 @@ from math import inf
 from typing import TYPE_CHECKING
 
 from events.task import TaskStatus
-from events.time_limits import FINISH_WITHIN, START_WITHIN, TIMEOUT
+from events.time_limits import FINISH_WITHIN, GANG_DEADLINE, START_WITHIN, TIMEOUT
 
 if TYPE_CHECKING:
     from projections.task import Task
@@ -26,11 +26,14 @@ def deadline_of(task: Task) -> tuple[float, str]:
     at, exceeded = end_of_attempt(task), TIMEOUT
     first = inf if at is None else at
     limits = task.time_limits
+    if task.gang is not None and not task.attempt:
+        first, exceeded = task.gang_until, GANG_DEADLINE
     if limits is None:
         return first, exceeded
     waits_for_a_worker = task.status is not _RUNNING and task.paused_at is None and not task.waiting_for
     if limits.start_within_s is not None and waits_for_a_worker:
-        first, exceeded = waits_since(task) + limits.start_within_s, START_WITHIN
+        by = waits_since(task) + limits.start_within_s
+        first, exceeded = (by, START_WITHIN) if by < first else (first, exceeded)
     if limits.finish_within_s is not None and (by := counts_since(task) + limits.finish_within_s) < first:
         first, exceeded = by, FINISH_WITHIN
     return first, exceeded

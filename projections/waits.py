@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from projections.task import Task
     from projections.world import World
 
-HELD, QUEUE_PAUSED, REQUEST_WAITS = "held", "queue_paused", "request_waits"
+HELD, QUEUE_PAUSED, REQUEST_WAITS, GATHERS = "held", "queue_paused", "request_waits", "gang_gathers"
 DEPENDENT, PAUSED, BACK_OFF, LATER = "waits_for", "task_paused", "back_off", "not_before"
 """The causes that are no shape's, as `task.explain` names them."""
 
@@ -41,7 +41,7 @@ def waited(world: World, task: Task) -> dict[str, float]:
     found: dict[str, float] = {}
     kept_back = list(_kept_back(world, task))
     first = _spans(world, not_begun(task))
-    later = _spans(world, task) if task.build_id else first
+    later = _spans(world, task) if task.build_id or task.gang is not None else first
 
     def note(cause: str, begin: float, end: float) -> None:
         if end > begin:
@@ -94,7 +94,9 @@ def _why(task: Task, *, is_first: bool) -> str:
 
 
 def not_begun(task: Task) -> Task:
-    """Return a task as it was before its first attempt, which decided where it goes on."""
+    """Return a task as it was before its first attempt, which decided where it goes on, and began its gang."""
+    if task.gang is not None and task.attempt:
+        return msgspec.structs.replace(task, build_id="", attempt=0)
     return task if not task.build_id else msgspec.structs.replace(task, build_id="")
 
 

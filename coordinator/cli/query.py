@@ -43,7 +43,7 @@ from events.cancel_ladder import Escalation
 from events.errors import CoordinationError, NotFound, Refused
 from events.nats_address import address_of
 from events.service import ServiceStatus
-from events.task import Prefer, TaskStatus
+from events.task import Gang, Prefer, TaskStatus
 from events.time_limits import TimeLimits
 
 if TYPE_CHECKING:
@@ -116,6 +116,14 @@ def _limits(task: Task) -> str:
     return ", ".join(f"{name.removesuffix('_s')} {limit:g} s" for name, limit in limits.items() if limit is not None)
 
 
+def _gang_of(task: Task) -> str:
+    """Return the gang of a task."""
+    if task.gang is None:
+        return ""
+    by = "" if task.attempt else f", begins by {moment(task.gang_until)} or ends"
+    return f"{task.gang.gang_id}, {task.gang.size} tasks{by}"
+
+
 _TASK_COLUMNS = (
     ("id", lambda t: t.task_id),
     ("name", lambda t: t.task_name),
@@ -139,6 +147,7 @@ _TASK_FACTS = (
     ("prefers", lambda t: f"{t.preference}, for {t.prefer.for_s:g} s" if t.preference else ""),
     *SPEND_FACTS,
     ("request", lambda t: t.request),
+    ("gang", _gang_of),
     ("tenant", lambda t: t.tenant),
     ("trace", lambda t: t.traceparent),
     ("started", lambda t: moment(t.started_at)),
@@ -198,6 +207,9 @@ _TASK_OPTIONS: tuple[Callable[[Any], Any], ...] = (
     click.option("--prefer-for", type=Number(0.0, 3600.0, SECONDS), default=5.0, help="How long to wait for it (5 s)."),
     click.option("--any-version", is_flag=True, help="Go on at workers of any version, wherever it began."),
     click.option("--request", metavar="ID", default="", help="Begin with the share of this request of pool tasks."),
+    click.option("--gang", metavar="ID", default="", help="Begin with the other tasks of this gang, or not at all."),
+    click.option("--gang-size", metavar="COUNT", type=int, help="How many tasks the gang has."),
+    click.option("--gang-deadline", type=LIMIT, default=600.0, help="When it ends if the gang has not begun (600 s)."),
     click.option("--delay", type=Number(0.0, LATEST_S, SECONDS), help="Start this many seconds from now."),
     click.option("--not-before", type=Moment(), help="Start at this time at the earliest: 2026-11-23T17:15:00+01:00."),
     click.option("--id", "task_id", metavar="ID", help="Task id. A second submit with the same id has no effect."),
@@ -317,6 +329,7 @@ def _submit_command(name: str, options: dict[str, Any]) -> SubmitTask:
         prefer=_prefer(options),
         pin_version=not options["any_version"],
         request=options["request"],
+        gang=_gang(options),
         retry=retry_of(options),
         after=_after(options),
         not_before=None if options["not_before"] is None else options["not_before"].timestamp(),
@@ -330,6 +343,14 @@ def _prefer(options: dict[str, Any]) -> Prefer | None:
     if not options["prefer"] and not options["sticky_to"]:
         return None
     return Prefer(filter=options["prefer"], sticky_to=options["sticky_to"], for_s=options["prefer_for"])
+
+
+def _gang(options: dict[str, Any]) -> Gang | None:
+    if not options["gang"]:
+        return None
+    if options["gang_size"] is None:
+        raise click.UsageError(f"--gang {options['gang']} needs --gang-size: how many tasks begin together")
+    return Gang(gang_id=options["gang"], size=options["gang_size"], deadline_s=options["gang_deadline"])
 
 
 def _after(options: dict[str, Any]) -> After | None:

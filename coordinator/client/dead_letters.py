@@ -94,8 +94,9 @@ async def requeue(client: Client, task_id: str) -> str:
     if letter.submitted is None:
         msg = f"the read model does not have the content of task {task_id!r} any more: submit it anew"
         raise Refused(msg, reason="payload_gone")
-    with acting(tenant=msgspec.convert(letter.task, Task).tenant):
-        return await client.execute(submission_again(msgspec.convert(letter.submitted, TaskSubmitted)))
+    task, submitted = msgspec.convert(letter.task, Task), msgspec.convert(letter.submitted, TaskSubmitted)
+    with acting(tenant=task.tenant):
+        return await client.execute(submission_again(submitted, has_begun=bool(task.attempt)))
 
 
 async def requeue_each(

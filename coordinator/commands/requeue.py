@@ -13,7 +13,9 @@ if TYPE_CHECKING:
 
 _ID_CHARS_MAX = 64
 _BASE_CHARS = 46
-_NOT_REPEATED = frozenset({"task_id", "idempotency_key", "requeued_from", "after", "not_before", "delay_s", "request"})
+_NOT_REPEATED = frozenset({
+    "task_id", "idempotency_key", "requeued_from", "after", "not_before", "delay_s", "request", "gang",
+})  # fmt: skip
 _numbered = re.compile(r"(.+)-r([0-9]{1,6})").fullmatch
 _COPIED = tuple(name for name in SubmitTask.__struct_fields__ if name not in _NOT_REPEATED)
 
@@ -34,10 +36,15 @@ def requeued_id(task_id: str, requeued_from: str = "") -> str:
     return made
 
 
-def submission_again(event: TaskSubmitted) -> SubmitTask:
-    """Return the command that submits the content of *event* again; without its idempotency key, which is taken."""
+def submission_again(event: TaskSubmitted, *, has_begun: bool = True) -> SubmitTask:
+    """
+    Return the command that submits the content of *event* again; without its idempotency key, which is taken.
+
+    A task that has not begun, since its gang did not, waits for the others of the gang again.
+    """
     content = {name: value for name in _COPIED if (value := getattr(event, name, None)) is not None}
     if event.prefer is not None and event.prefer.sticky_to:
         del content["prefer"]  # what it stuck to may be forgotten by now
     task_id = requeued_id(event.task_id, event.requeued_from)
-    return SubmitTask(**content, task_id=task_id, requeued_from=event.task_id)
+    gang = None if has_begun else event.gang
+    return SubmitTask(**content, task_id=task_id, requeued_from=event.task_id, gang=gang)

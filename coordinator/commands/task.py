@@ -13,7 +13,7 @@ from events.cancel_ladder import Escalation
 from events.resources import NONE, Resources
 from events.retry import RetryPolicy
 from events.spend import Spend
-from events.task import Payload, Prefer, Scalar, TaskStatus, TaskUsage
+from events.task import Gang, Payload, Prefer, Scalar, TaskStatus, TaskUsage
 from events.time_limits import TimeLimits
 from projections.task import Task
 
@@ -42,14 +42,17 @@ class SubmitTask(Command[str], frozen=True, kw_only=True, gc=False):
     the same, unless `pin_version` is false.
     `spend` is the most that one attempt may use of tokens and money; budgets reserve it when the attempt begins.
     With `request`, a request for a share of the pool `tasks`, it waits until that has its share, which ends with it.
+    With `gang` it begins in the same moment as the other tasks of its gang, when `size` tasks have named this `gang_id`
+    in the tenant, all of them are ready, and workers have room for all at once; if that has not been so `deadline_s`
+    seconds after the first of them was submitted, all end with the status `timeout`.
     """
 
     KIND, VERB = "task", "submit"
     REFUSALS = frozenset({
         "bad_after", "bad_attributes", "bad_filter", "bad_number", "bad_payload", "bad_priority", "bad_resources",
-        "bad_retry", "bad_text", "bad_time", "busy", "id_taken", "memory_full", "no_price", "over_budget",
-        "payload_too_large", "queue_full", "quota", "rate_limited", "request_bound", "too_many", "unknown_predecessor",
-        "unknown_queue", "unknown_request",
+        "bad_retry", "bad_text", "bad_time", "busy", "gang_begun", "gang_differs", "gang_full", "id_taken",
+        "memory_full", "no_price", "over_budget", "payload_too_large", "queue_full", "quota", "rate_limited",
+        "request_bound", "too_many", "unknown_predecessor", "unknown_queue", "unknown_request",
     })  # fmt: skip
     EXAMPLE = Example({"task_id": "task_1", "task_name": "add", "priority": 5, "payload": PAYLOAD}, "task_1")
 
@@ -77,6 +80,7 @@ class SubmitTask(Command[str], frozen=True, kw_only=True, gc=False):
     pin_version: bool = True
     spend: Spend | None = None
     request: str = ""
+    gang: Gang | None = None
 
 
 class ClaimTasks(Command[list[Task]], frozen=True, kw_only=True, gc=False):

@@ -16,6 +16,7 @@ from coordinator.commands.task import SubmitTask
 from coordinator.commands.validation import AMOUNT_MAX, check_number, check_resources, check_text
 from coordinator.deciders import dependencies
 from coordinator.deciders.first_start import first_start
+from coordinator.deciders.gang import check_gang
 from coordinator.deciders.queue import PRIORITY_MOST, priority_of
 from coordinator.deciders.retries import check_policy
 from coordinator.deciders.spend import check_spend
@@ -43,7 +44,7 @@ PREFER_MOST_S = 3600.0
 _CONTENT = (
     "task_name", "task_type", "priority", "timeout_s", "max_retries", "resources", "idempotency_key", "queue",
     "fairness_key", "retry", "requeued_from", "after", "time_limits",
-    "attributes", "worker_filter", "prefer", "pin_version", "spend", "request",
+    "attributes", "worker_filter", "prefer", "pin_version", "spend", "request", "gang",
 )  # fmt: skip
 """What the repeat of a submit must say again, besides the payload."""
 _SHA256_DIGITS = 64
@@ -58,9 +59,8 @@ def submission(world: World, command: SubmitTask, context: DecisionContext) -> T
     Raises:
         Refused: the command is malformed.
     """
-    rules, queue, priority = context.rules, command.queue, command.priority
-    if queue:
-        queue = name_of(checked(queue, "queue"))
+    rules, priority = context.rules, command.priority
+    queue = name_of(checked(command.queue, "queue")) if command.queue else ""
     if isinstance(priority, str):
         known = world.tasks.get(command.task_id)
         priority = priority_of(world, queue, priority) if known is None else known.priority
@@ -93,17 +93,19 @@ def submission(world: World, command: SubmitTask, context: DecisionContext) -> T
         program=command.program,
         traced=bool(context.traceparent),
     )
-    return event if _is_plain(command) else _with_rare(world, event, command, queue, context.now)
+    return event if _is_plain(command) else _with_rare(world, event, command, queue, context)
 
 
 _is_plain = is_plain_from("queue", SubmitTask)
 """Whether it has none of the fields from there on; most have none."""
 
 
-def _with_rare(world: World, event: TaskSubmitted, command: SubmitTask, queue: str, now: float) -> TaskSubmitted:
+def _with_rare(
+    world: World, event: TaskSubmitted, command: SubmitTask, queue: str, context: DecisionContext
+) -> TaskSubmitted:
     if command.fairness_key:
         check_text("fairness_key", command.fairness_key, 128)
-    _check_rare(command)
+    _check_rare(command, context.rules)
     return msgspec.structs.replace(
         event,
         queue=queue,
@@ -111,7 +113,7 @@ def _with_rare(world: World, event: TaskSubmitted, command: SubmitTask, queue: s
         retry=command.retry,
         requeued_from=command.requeued_from,
         after=command.after,
-        not_before=first_start(command, now),
+        not_before=first_start(command, context.now),
         delay_s=command.delay_s,
         time_limits=None if command.time_limits is None else checked_limits(command.time_limits),
         attributes=command.attributes,
@@ -121,10 +123,11 @@ def _with_rare(world: World, event: TaskSubmitted, command: SubmitTask, queue: s
         pin_version=command.pin_version,
         spend=command.spend,
         request=command.request,
+        gang=command.gang,
     )
 
 
-def _check_rare(command: SubmitTask) -> None:
+def _check_rare(command: SubmitTask, rules: Rules) -> None:
     """Check the fields that few tasks have."""
     if command.retry is not None:
         check_policy(command.retry)
@@ -138,6 +141,8 @@ def _check_rare(command: SubmitTask) -> None:
         _check_filter("worker_filter", command.worker_filter)
     if command.spend is not None:
         check_spend(command.spend)
+    if command.gang is not None:
+        check_gang(command.gang, rules)
 
 
 def _check_filter(name: str, text: str) -> None:

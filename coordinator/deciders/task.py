@@ -25,6 +25,7 @@ from coordinator.commands.task import (
 from coordinator.commands.validation import check_number, check_text, shortened, shortened_begin
 from coordinator.deciders import cancel_ladder, dependencies, limit, pool_owners
 from coordinator.deciders.first_start import too_early
+from coordinator.deciders.gang import joined
 from coordinator.deciders.housing import is_frozen
 from coordinator.deciders.queue import check_queue
 from coordinator.deciders.retries import backoff_s, is_final
@@ -119,6 +120,8 @@ def _admitted(
         event = permitted(event, context.actor, context.tenant, context.rules.task_rules)
     if event.queue:
         check_queue(world, event.queue)
+    if event.gang is not None:
+        event = joined(world, event, event.gang, context.tenant, context.now)
     check_room(world, context.rules)
     if command.payload is not None:
         check_new_payload(world, command.payload, context)
@@ -491,6 +494,9 @@ def _reported(task: Task, lease: str, worker_id: str, outcome: str, now: float) 
             raise Refused(msg, reason="paused")
         if task.waiting_for:
             msg = f"task {task.task_id!r} waits for {', '.join(task.waiting_for)}: report on it when it has begun"
+            raise Refused(msg, reason="not_ready")
+        if task.gang is not None and not task.attempt:
+            msg = f"task {task.task_id!r} begins with gang {task.gang.gang_id!r}: report on it when that has begun"
             raise Refused(msg, reason="not_ready")
         if task.not_before is not None and task.not_before > now:
             raise too_early(task, task.not_before, outcome, now)

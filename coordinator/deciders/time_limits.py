@@ -9,7 +9,7 @@ import msgspec
 from coordinator.commands.validation import check_number
 from coordinator.deciders import cancel_ladder
 from events.task import TaskStatus, TaskTimedOut
-from events.time_limits import FINISH_WITHIN, START_WITHIN, TimeLimits
+from events.time_limits import FINISH_WITHIN, GANG_DEADLINE, START_WITHIN, TimeLimits
 from projections.time_limits import counts_since, deadline_of, waits_since
 
 if TYPE_CHECKING:
@@ -52,7 +52,10 @@ def timed_out(world: World, now: float) -> Iterator[TaskTimedOut | TaskCancelled
 def _timed_out(task: Task, exceeded: str, now: float) -> TaskTimedOut:
     limits = task.time_limits
     lease = task.lease if task.status is TaskStatus.RUNNING else ""
-    if limits is not None and exceeded == START_WITHIN:
+    if task.gang is not None and exceeded == GANG_DEADLINE:
+        limit_s: float | None = task.gang.deadline_s
+        since = task.gang_until - task.gang.deadline_s
+    elif limits is not None and exceeded == START_WITHIN:
         since, limit_s = waits_since(task), limits.start_within_s
     elif limits is not None and exceeded == FINISH_WITHIN:
         since, limit_s = counts_since(task), limits.finish_within_s

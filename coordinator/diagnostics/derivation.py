@@ -121,7 +121,7 @@ class Derivation:
                 claims,
                 seen.loads,
                 seen.filters,
-                most=turn.placed,
+                most=turn.placed + turn.kept,
                 containers=seen.containers,
                 chosen=chosen,
             )

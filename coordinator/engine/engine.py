@@ -50,6 +50,7 @@ from coordinator.engine.long_answer import LongAnswer
 from coordinator.engine.questions import ask
 from coordinator.engine.refusals import Refusals, facts_besides
 from coordinator.engine.turn import FoldFailed, Turn, TurnFull
+from coordinator.engine.unfit_tasks import UnfitTasks
 from coordinator.engine.waiting_claims import SchedulingWorker
 from coordinator.engine.waiting_questions import Waiting
 from coordinator.journal.slots import Epoch
@@ -141,7 +142,7 @@ class Engine:
         self._long: LongAnswer | None = None
         self._hints = Hints(world, self.signs, self._waiting, notify)
         self._deadlines, self._blockages, self._estimates = Deadlines(world), Blockages(world), Estimates()
-        self._to_look = ToLook(world)
+        self._to_look, self._unfit = ToLook(world), UnfitTasks(world)
         self._next_tick = self._heard = 0.0
         self._resigning = ""
         self.listening = Listening(
@@ -637,6 +638,7 @@ class Engine:
                 self.signs, self.rules, heard_now, lambda: self._clock.heard() - began > BLOCKAGES_S
             ):
                 turn.record([event], COORDINATOR)
+                self._unfit.note(event, heard_now)
         except TurnFull:
             self._next_tick = 0.0
             self.intake.wake()

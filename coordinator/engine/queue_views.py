@@ -96,6 +96,7 @@ def _waits(world: World, queue_id: str) -> list[WaitReason]:
     for code, tasks in (
         (waits.HELD, held),
         (waits.REQUEST_WAITS, kept.get(REQUESTS, {}).values()),
+        (waits.GATHERS, indexes.gangs.tasks()),
         (waits.DEPENDENT, indexes.dependants.waiting.values()),
         (waits.PAUSED, map(world.tasks.__getitem__, indexes.paused)),
         ("", indexes.parked_members.values()),

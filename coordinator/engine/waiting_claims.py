@@ -214,7 +214,7 @@ class SchedulingWorker:
         most = min(fitting, self._rules.max_concurrent_tasks - running, indexes.ready)
         if most <= 0:
             return _NO_ROOM if fitting == 0 else _NOTHING
-        claims = tuple(seen.claims.values())
+        claims, kept = tuple(seen.claims.values()), list[int]()
         started = list(
             schedule(
                 self._world,
@@ -224,6 +224,7 @@ class SchedulingWorker:
                 most=most,
                 containers=seen.containers,
                 chosen=chosen if chosen_by else None,
+                note_kept=kept.append,
             )
         )
         if seen.is_cut and len(started) < most:
@@ -231,6 +232,7 @@ class SchedulingWorker:
         if not started:
             return _NO_ROOM if seen.is_cut and not claims else _NOTHING
         is_full = len(started) == fitting or (seen.is_cut and len(started) < indexes.ready)
+        turn = msgspec.structs.replace(turn, kept=sum(kept)) if kept else turn
         return Placement(started, [self._record(turn, claims, started)], is_full=is_full)
 
     def offer(self, heard_now: float, most: int) -> tuple[list[Task], list[OfferedWorker]] | None:

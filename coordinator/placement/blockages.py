@@ -9,13 +9,14 @@ from __future__ import annotations
 
 from collections import Counter
 from itertools import chain, islice
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from msgspec.structs import replace
 
 from coordinator.deciders.housing import SERVING, said_of
 from coordinator.deciders.rules import present_s
 from coordinator.placement.budget_reasons import code_of
+from coordinator.placement.gangs import room_kept_for, workers_of
 from coordinator.placement.sources import Patience
 from events.queue import DEFAULT, QueueBlocked
 from events.resources import NONE
@@ -23,8 +24,9 @@ from events.task import TaskStatus
 from projections.blockage import name_in, shape_id
 from projections.budget import budget_of, is_budget, value_of
 from projections.limit import limit_of, opens_at
-from projections.ready import FIFO, ShapeKey
+from projections.ready import FIFO, ShapeKey, key_in, shape_of
 from projections.time_limits import waits_since
+from projections.waits import GATHERS
 from projections.worker import WorkerStatus
 from projections.worker_filters import condition, facts_of
 
@@ -35,7 +37,8 @@ if TYPE_CHECKING:
     from coordinator.deciders.signs import Signs
     from events.base import Position
     from events.resources import Resources
-    from projections.ready import Shape
+    from projections.lanes import Gangs
+    from projections.ready import Key
     from projections.task import Task
     from projections.worker import WorkerState
     from projections.world import World
@@ -59,7 +62,7 @@ class Blockages:
 
     def __init__(self, world: World) -> None:
         self._world = world
-        self._round: Iterator[tuple[str, ShapeKey, list[Shape]]] = iter(())
+        self._round: Iterator[tuple[str, ShapeKey, list[_Tasks]]] = iter(())
         self._began = self._before = world.time
         """When this round began, and the one before."""
         self._seen: set[str] = set()
@@ -74,7 +77,7 @@ class Blockages:
         A round that is at its end begins again with the next call.
         """
         world, made = self._world, 0
-        if not world.indexes.ready and not world.blockages:
+        if not world.indexes.ready and not world.indexes.gangs.gathering and not world.blockages:
             self._began = self._before = world.indexes.now
             return
         if self._regroupings != world.indexes.lanes.regroupings:  # the shapes of this round are not those of now
@@ -101,18 +104,26 @@ class Blockages:
             self._able_at, self._able = changes, {}
         return self._able
 
-    def _shapes(self) -> list[tuple[str, ShapeKey, list[Shape]]]:
-        """Return the shapes that have ready tasks, with all lanes of a queue that they are in."""
+    def _shapes(self) -> list[tuple[str, ShapeKey, list[_Tasks]]]:
+        """Return the shapes that have ready tasks, with all lanes of a queue that they are in, and those of gangs."""
         self._regroupings = self._world.indexes.lanes.regroupings
-        found: dict[tuple[str, ShapeKey], list[Shape]] = {}
+        found: dict[tuple[str, ShapeKey], list[_Tasks]] = {}
         for lane, group in self._world.indexes.lanes.of.items():
             for key, shape in group.shapes.items():
                 if shape.members:
                     found.setdefault((lane.queue or DEFAULT, key), []).append(shape)
+        indexes = self._world.indexes
+        gathering: dict[tuple[str, ShapeKey], dict[str, None]] = {}
+        for task in indexes.gangs.tasks():
+            lane = indexes.lanes.lane_of(task)
+            key = shape_of(task, indexes.keyed.keys(task), lane.goes_to)
+            gathering.setdefault((lane.queue or DEFAULT, key), {})[task.task_id] = None
+        for (queue_id, key), task_ids in gathering.items():
+            found[queue_id, key] = [_Gathering(indexes.gangs, key.gang, task_ids)]
         return [(queue_id, key, shapes) for (queue_id, key), shapes in found.items()]
 
     def _change(
-        self, name: str, queue_id: str, key: ShapeKey, shapes: list[Shape], able: _Able, rules: Rules
+        self, name: str, queue_id: str, key: ShapeKey, shapes: list[_Tasks], able: _Able, rules: Rules
     ) -> QueueBlocked | None:
         """Return the event that says why a shape waits, if it is not recorded."""
         world, known = self._world, self._world.blockages.get(name)
@@ -146,6 +157,8 @@ class Blockages:
         why = able.never(key)
         if why:
             return why, "", ()
+        if key.gang and key.gang not in world.indexes.gangs.gathered:
+            return GATHERS, "", ()
         keyed, now = world.indexes.keyed, world.indexes.now
         for one in key.keys:
             if is_budget(one):
@@ -163,7 +176,20 @@ class Blockages:
         if cause == "workers_busy":
             held = world.indexes.held
             return cause, "", chain.from_iterable(held.get(one.worker_id, ()) for one in able.of(key))
+        if not cause and world.indexes.gangs.gathered:
+            return self._of_gangs(key, able)
         return cause, "", ()
+
+    def _of_gangs(self, key: ShapeKey, able: _Able) -> _Found:
+        """Return why nobody takes the first task of a shape although a worker has room: it is kept, or not enough."""
+        world = self._world
+        if key.gang:
+            held = world.indexes.held
+            return "gang_waits", "", chain.from_iterable(held.get(one.worker_id, ()) for one in able.of(key))
+        members = able.room_kept_for
+        if members and able.with_room(key) <= able.room_kept_at:
+            return "kept_for_gang", "", [task.task_id for task in members]
+        return "", "", ()
 
     def _over(self) -> Iterator[QueueBlocked]:
         """Yield that those wait no more of which no task is ready."""
@@ -173,6 +199,32 @@ class Blockages:
                 yield QueueBlocked(
                     queue_id=known.queue_id, shape=shape, task_name=known.task_name, since=self._world.indexes.now
                 )
+
+
+class _Tasks(Protocol):
+    """Some ready tasks of one shape."""
+
+    @property
+    def members(self) -> dict[str, Task]: ...
+
+    def ordered(self, ordering: str) -> Iterator[tuple[Key, Task]]: ...
+
+
+class _Gathering(NamedTuple):
+    """The tasks of one shape that waited for others of their gang when a round began, as far as they are ready now."""
+
+    gangs: Gangs
+    gang: str
+    task_ids: dict[str, None]
+
+    @property
+    def members(self) -> dict[str, Task]:
+        ready = self.gangs.of[self.gang].ready if self.gang in self.gangs.of else {}
+        return {one: ready[one] for one in self.task_ids if one in ready}
+
+    def ordered(self, ordering: str) -> Iterator[tuple[Key, Task]]:
+        key_of = key_in(ordering)
+        yield from sorted((key_of(task), task) for task in self.members.values())
 
 
 def _age(task: Task) -> Position:
@@ -195,6 +247,24 @@ class _Able:
         self._heard_now = heard_now
         self._most_silent_s = most_silent_s
         self._known = known
+        self._kept: tuple[list[Task], frozenset[str]] | None = None
+
+    @property
+    def room_kept_for(self) -> list[Task]:
+        """The tasks of the gang that room is kept for, if there is one."""
+        return self._room_kept()[0]
+
+    @property
+    def room_kept_at(self) -> frozenset[str]:
+        """The workers that may run one of them."""
+        return self._room_kept()[1]
+
+    def _room_kept(self) -> tuple[list[Task], frozenset[str]]:
+        if self._kept is None:
+            name = room_kept_for(self._world)
+            tasks = self._world.indexes.gangs.of[name].in_order() if name else []
+            self._kept = tasks, workers_of(self._world, tasks)
+        return self._kept
 
     def of(self, key: ShapeKey) -> list[WorkerState]:
         """Return the workers that could run tasks of a shape if they had nothing else to do."""
@@ -238,6 +308,11 @@ class _Able:
         if is_heard:
             return "workers_busy"
         return "workers_silent" if is_present else "workers_stopping"
+
+    def with_room(self, key: ShapeKey) -> set[str]:
+        """Return the workers that have room now for the next task of a shape."""
+        able = (one for one in self.of(key) if self._is_present(one) and self._is_heard(one))
+        return {one.worker_id for one in able if self._has_room(one, key)}
 
     def _matching(self, key: ShapeKey) -> Iterator[WorkerState]:
         filters = [condition(one) for one in (key.worker_filter, key.rule_filter) if one]

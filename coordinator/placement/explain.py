@@ -21,15 +21,18 @@ from coordinator.deciders.rules import DecisionContext, present_s
 from coordinator.deciders.task import planned
 from coordinator.placement.budget_reasons import of_budgets
 from coordinator.placement.estimates import Estimates
+from coordinator.placement.gangs import key_too_narrow, most_at_once, room_kept_for, workers_of
 from coordinator.placement.sources import Patience, ordering_of, prefers_for_s
 from events.pool import TASKS
 from events.queue import DEFAULT
 from events.resources import NONE, Resources
 from events.task import TaskStatus
+from projections.lanes import GangMembers
 from projections.ledger import wait_of
 from projections.limit import keys_of, limit_of, opens_at
 from projections.pool import OF_TASK
 from projections.queue import policy_of
+from projections.ready import gang_of
 from projections.waits import waited
 from projections.worker import WorkerStatus
 from projections.worker_filters import FIELDS, condition, facts_of
@@ -51,6 +54,7 @@ MOST_WORKERS_SHOWN = 20
 LOOKED_EVERY_S, SAMPLED_EVERY_S = 0.5, 2.0
 """So often what has ended is read, and an estimate is made of the task that came last: there are some to score then."""
 FACTS_SHOWN = 5
+MORE_WORKERS = "start more workers like them"
 
 _TIERS = list(Tier)
 FITS = "fits"
@@ -58,7 +62,9 @@ _PERMANENT = frozenset({"other_names", "too_small", "labels", "other_version", "
 """What a worker will never do for this task, as it is registered."""
 _STOPPING = frozenset({"draining", "container", "retired"})
 _ABSENT = _PERMANENT | _STOPPING | {"silent"}
-_OPEN_END = frozenset({"waits_for", "request_waits", "budget", "workers_silent"})
+_OPEN_END = frozenset({
+    "waits_for", "request_waits", "budget", "workers_silent", "gang_gathers", "gang_waits", "kept_for_gang",
+})  # fmt: skip
 """What clears by itself, but nothing says when."""
 
 
@@ -158,6 +164,7 @@ def _pending(
             *_of_task(world, task),
             *_of_holds(world, task),
             *_of_request(world, task),
+            *_of_gangs(world, task, fits),
             *_of_preference(task, waits_s),
             *_of_queue(world, task),
             *_of_limits(world, task),
@@ -329,6 +336,68 @@ def _of_request(world: World, task: Task) -> Iterator[Reason]:
         or [Blocker(kind="request", id=one) for one in wait.held_by],
         change=change,
     )
+
+
+def _of_gangs(world: World, task: Task, fits: dict[str, dict[str, str]]) -> Iterator[Reason]:
+    """Yield what the gang of a task waits for, and whether room is kept for another one."""
+    yield from _of_gang(world, task)
+    yield from _of_room_kept(world, task, fits)
+
+
+def _of_gang(world: World, task: Task) -> Iterator[Reason]:
+    """Yield what the gang of a task waits for."""
+    name, gang = gang_of(task), task.gang
+    if gang is None or not name:
+        return
+    members = world.indexes.gangs.of.get(name, GangMembers())
+    left = f"in {max(0.0, task.gang_until - world.indexes.now):.1f} s all of them end, at the deadline"
+    if name not in world.indexes.gangs.gathered:
+        here = {**members.pending, task.task_id: task}
+        missing = gang.size - len(here)
+        others = [one for one in members.pending if one not in members.ready and one != task.task_id]
+        yield Reason(
+            code="gang_gathers",
+            tier=Tier.ITSELF,
+            text=f"{len(here)} of {gang.size} tasks of gang {gang.gang_id} are here, {len(members.ready)} wait; {left}",
+            blockers=[Blocker(kind="task", id=one) for one in others[:MOST_BLOCKERS]],
+            change=f"submit {missing} more with gang {gang.gang_id}" if missing else "",
+        )
+        return
+    tasks = members.in_order()
+    most, needs = most_at_once(world, tasks), f"gang {gang.gang_id} needs room for {gang.size} tasks at once"
+    if key := key_too_narrow(world, tasks):
+        change = f"coordinator limit define {limit_of(key)}, with more"
+        text = f"{needs}; the limit {limit_of(key)} never lets as many of {key!r} start together; {left}"
+        yield Reason(code="gang_too_large", tier=Tier.NEVER, text=text, change=change)
+        return
+    if most < gang.size:
+        text = f"{needs}; if they had nothing else to do, workers had it for {most}; {left}"
+        yield Reason(code="gang_too_large", tier=Tier.NEVER, text=text, change=MORE_WORKERS)
+        return
+    kept = ", which is kept for it" if room_kept_for(world) == name else ""
+    text = f"{needs}; workers have it for {most_at_once(world, tasks, now=True)}{kept}; {left}"
+    yield Reason(code="gang_waits", tier=Tier.ITSELF, text=text, change=MORE_WORKERS)
+
+
+def _of_room_kept(world: World, task: Task, fits: dict[str, dict[str, str]]) -> Iterator[Reason]:
+    """Yield that the room that workers have for a task is kept for a gang."""
+    name = room_kept_for(world) if world.indexes.gangs.gathered else ""
+    if not name or name == gang_of(task):
+        return
+    members = world.indexes.gangs.of[name]
+    tasks = members.in_order()
+    able = workers_of(world, tasks)
+    with_room = {worker_id for worker_id, against in fits.items() if not against}
+    if with_room and with_room <= able:
+        left_s = max(0.0, members.until - world.indexes.now)
+        gang_id = name.removeprefix(f"{tasks[0].tenant}/")
+        yield Reason(
+            code="kept_for_gang",
+            tier=Tier.ITSELF,
+            text=f"free room is kept for the {len(tasks)} tasks of gang {gang_id}, for {left_s:.1f} s at most",
+            blockers=[Blocker(kind="task", id=one.task_id) for one in tasks[:MOST_BLOCKERS]],
+            change=f"coordinator task cancel {tasks[0].task_id}",
+        )
 
 
 def _of_preference(task: Task, waits_s: float) -> Iterator[Reason]:

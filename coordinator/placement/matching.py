@@ -6,23 +6,26 @@ import heapq
 import math
 from collections.abc import Mapping
 from functools import reduce
+from itertools import chain
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 import msgspec
 
 from coordinator.deciders.housing import SERVING
-from coordinator.placement.sources import Sources
+from coordinator.placement.gangs import GangsOfTurn
+from coordinator.placement.sources import Sources, custom_queues
 from events.coordinator import ANY, ClaimFilter
 from events.defaults import is_plain_from
 from events.resources import NONE, Resources
 from events.task import TaskStarted
-from projections.queue import policy_of
+from projections.queue import name_of, policy_of
+from projections.ready import gang_of
 from projections.task import Task
 from projections.worker import WorkerStatus, unknown
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Generator, Iterator, Sequence
 
     from coordinator.placement.sources import Source
     from events.base import Position
@@ -62,6 +65,7 @@ def schedule(
     most: int,
     containers: Mapping[str, str] = NOT_ASKED,
     chosen: Mapping[str, tuple[str, ...]] | None = None,
+    note_kept: Callable[[int], None] = lambda _: None,
 ) -> Iterator[TaskStarted]:
     """
     Assign up to *most* ready tasks to waiting claims, one at a time.
@@ -77,21 +81,41 @@ def schedule(
     *containers* is what `said_of` the workers' containers; a worker whose container does not run gets nothing. Before
     version 2 no containers were asked for. *chosen* are the tasks that a custom policy chose for the claims that follow
     it: these get no others of the queues for which it chooses. If it is None there is no such policy, or it failed, and
-    they get tasks by priority.
+    they get tasks by priority. *note_kept* is called with how many of the *most* are not assigned, but kept for a gang:
+    with so many as were assigned and kept, the same follows again.
     """
     capacities = _capacities(world, claims, loads, containers)
     sources = Sources(world, with_choice=chosen is not None, room=_Room(capacities))
-    is_counted = world.indexes.is_accounted or world.indexes.keyed.is_used
     taken: set[str] = set()
+    left = most
     if chosen is not None:
         for event in _chosen(claims, capacities, filters, chosen, sources):
-            if len(taken) == most:
+            if not left:
                 return
             taken.add(event.task_id)
+            left -= 1
             yield event
-    candidates = _candidates(world, claims, capacities)
+    candidates, places = _candidates(world, claims, capacities)
+    gangs = _Gangs(world, sources, filters, places, taken, note_kept)
+    if chosen is not None:
+        left -= yield from gangs.of_custom(left)
     heapq.heapify(candidates)
-    while candidates and len(taken) < most:
+    is_counted = world.indexes.is_accounted or world.indexes.keyed.is_used
+    yield from _in_turn(candidates, filters, sources, gangs, taken, left, is_counted=is_counted)
+
+
+def _in_turn(
+    candidates: list[tuple[float, int, _Candidate | _Rotation]],
+    filters: Mapping[str, ClaimFilter],
+    sources: Sources,
+    gangs: _Gangs,
+    taken: set[str],
+    left: int,
+    *,
+    is_counted: bool,
+) -> Iterator[TaskStarted]:
+    """Assign up to *left* tasks, each to the claim that is served next."""
+    while candidates and left:
         score, number, one = candidates[0]
         if score < one.score():  # the worker got a task through another of its claims since
             heapq.heapreplace(candidates, (one.score(), number, one))
@@ -106,7 +130,11 @@ def schedule(
             if not one.pass_over():
                 heapq.heappop(candidates)
             continue
+        if gang_of(task):
+            left -= yield from gangs.begin(task, left)
+            continue
         taken.add(task.task_id)
+        left -= 1
         if is_counted:
             sources.note(task)
         yield candidate.assign(task, None if task.spend is None else sources.reservation(task.spend))
@@ -132,10 +160,13 @@ def offered(
     sources = Sources(world, room=lambda: free)
     source = sources.of(strategy, unknown(worker_id) if worker is None else worker, wanted)
     onlooker, taken = _Onlooker(free), set[str]()
-    while len(taken) < most and (task := source.take(onlooker, taken)) is not None:
+    given = 0
+    while given < most and (task := source.take(onlooker, taken)) is not None:
         taken.add(task.task_id)
-        sources.note(task)
-        yield task
+        if not gang_of(task):  # who is offered tasks claims one at a time
+            given += 1
+            sources.note(task)
+            yield task
 
 
 class _Onlooker:
@@ -185,6 +216,8 @@ def _chosen(
         source = sources.of("", capacity.worker, only)
         while candidate and (task := source.take(candidate, taken)) is not None:
             taken.add(task.task_id)
+            if gang_of(task):
+                continue
             sources.note(task)
             yield candidate.assign(task, None if task.spend is None else sources.reservation(task.spend))
 
@@ -216,11 +249,77 @@ class _Room:
         return self._most
 
 
+class _Gangs:
+    """Lets the gangs of one turn begin; *places* are all claims that could take a task at its beginning."""
+
+    def __init__(
+        self,
+        world: World,
+        sources: Sources,
+        filters: Mapping[str, ClaimFilter],
+        places: Sequence[_Candidate],
+        taken: set[str],
+        note_kept: Callable[[int], None],
+    ) -> None:
+        self._world = world
+        self._sources = sources
+        self._filters = filters
+        self._places = places
+        self._taken = taken
+        self._note_kept = note_kept
+        self._gangs = GangsOfTurn(world, sources, self._with_room, self._among, self._room)
+
+    def begin(self, task: Task, left: int) -> Generator[TaskStarted, None, int]:
+        """Assign all tasks of a gang, if they are at most *left*, or keep room for them; return how much of it."""
+        self._taken.update(self._world.indexes.gangs.of[gang_of(task)].ready)
+        fitted, begins = self._gangs.fitted(task, left)
+        if not begins:
+            fitted = fitted[:left]
+            for one, place in fitted:
+                place.take(one)
+            self._note_kept(len(fitted))
+            return len(fitted)
+        for one, place in fitted:
+            yield place.assign(one, None if one.spend is None else self._sources.reservation(one.spend))
+            if place.rotation is not None:
+                place.rotation.note_given(place)
+        return len(fitted)
+
+    def of_custom(self, left: int) -> Generator[TaskStarted, None, int]:
+        """Begin gangs in the queues of a custom policy, which chooses one task at a time; return how much they took."""
+        queues, gangs = set(map(name_of, custom_queues(self._world))), self._world.indexes.gangs
+        taken = 0
+        for _, name in sorted((since, name) for name, since in gangs.gathered.items()):
+            tasks = gangs.of[name].in_order()
+            if left - taken and any(task.queue in queues for task in tasks):
+                taken += yield from self.begin(tasks[0], left - taken)
+        return taken
+
+    def _with_room(self) -> list[_Candidate]:
+        return sorted(filter(None, self._places), key=_Candidate.score)
+
+    def _room(self) -> int:
+        """Return how many tasks the claims have room for, by slots alone."""
+        wanted: dict[_Capacity, int] = {}
+        for place in self._places:
+            capacity = place.capacity
+            wanted[capacity] = wanted.get(capacity, 0) + max(0, place.claim.slots - place.assigned)
+        return sum(
+            slots if one.worker.slots is None else max(0, min(slots, one.worker.slots - one.busy))
+            for one, slots in wanted.items()
+        )
+
+    def _among(self, place: _Candidate, task_ids: tuple[str, ...]) -> frozenset[str]:
+        wanted = self._filters.get(place.claim.claim_id, ANY)
+        return self._sources.among(place.claim.strategy, place.capacity.worker, wanted, task_ids)
+
+
 def _candidates(
     world: World, claims: Sequence[WaitingClaim], capacities: Mapping[str, _Capacity | None]
-) -> list[tuple[float, int, _Candidate | _Rotation]]:
-    """Return the claims that can take a task, those that rotate as one, each with its score and a number."""
+) -> tuple[list[tuple[float, int, _Candidate | _Rotation]], list[_Candidate]]:
+    """Return the claims that can take a task, those that rotate as one, each with its score and a number; and all."""
     candidates: list[tuple[float, int, _Candidate | _Rotation]] = []
+    places: list[_Candidate] = []
     usual = policy_of(world.queues, "").strategy
     rotation: _Rotation | None = None
     for number, claim in enumerate(claims):
@@ -228,6 +327,7 @@ def _candidates(
         strategy = claim.strategy or usual
         if capacity is None or not (candidate := _Candidate(claim, capacity, strategy)):
             continue
+        places.append(candidate)
         if strategy not in _ROTATING:
             candidates.append((candidate.score(), number, candidate))
             continue
@@ -235,7 +335,8 @@ def _candidates(
             rotation = _Rotation(world)
             candidates.append((0.0, number, rotation))
         rotation.add(candidate)
-    return candidates
+        candidate.rotation = rotation
+    return candidates, places
 
 
 class _Capacity:
@@ -253,7 +354,7 @@ class _Capacity:
 class _Candidate:
     """A waiting claim while tasks are assigned; false when it cannot take another task."""
 
-    __slots__ = ("assigned", "assigned_bytes", "capacity", "claim", "source", "strategy")
+    __slots__ = ("assigned", "assigned_bytes", "capacity", "claim", "rotation", "source", "strategy")
 
     def __init__(self, claim: WaitingClaim, capacity: _Capacity, strategy: str) -> None:
         self.claim = claim
@@ -261,6 +362,7 @@ class _Candidate:
         self.assigned = 0
         self.assigned_bytes = 0
         self.source: Source | None = None
+        self.rotation: _Rotation | None = None
         self.strategy = strategy
 
     def __bool__(self) -> bool:
@@ -271,9 +373,13 @@ class _Candidate:
 
     def score(self) -> float:
         """Return how well the claim is served; the lowest score is served next."""
+        return self.rank(0, 0)
+
+    def rank(self, mine: int, of_worker: int) -> float:
+        """Return the score that it has with so many more tasks, and so many more of its worker."""
         if self.strategy == "least_loaded":
-            return self.capacity.load + self.capacity.busy / (self.capacity.worker.slots or 1)
-        return self.assigned
+            return self.capacity.load + (self.capacity.busy + of_worker) / (self.capacity.worker.slots or 1)
+        return self.assigned + mine
 
     def next(self) -> _Candidate:
         return self
@@ -289,16 +395,37 @@ class _Candidate:
     def free(self) -> Resources | None:
         return self.capacity.free
 
+    @property
+    def worker_id(self) -> str:
+        return self.claim.worker_id
+
     def fits(self, task: Task) -> bool:
         return self.capacity.free is None or task.resources.fits_in(self.capacity.free)
 
-    def assign(self, task: Task, reserved: Reservation | None) -> TaskStarted:
-        """Assign a task under a lease that is unique among the attempts of this task and of this claim."""
+    def has_room(self, mine: Sequence[Task], of_worker: Sequence[Task]) -> bool:
+        """Return whether it can take some tasks more, while its worker takes those of *of_worker* in all."""
+        capacity, slots = self.capacity, self.capacity.worker.slots
+        if self.assigned + len(mine) > self.claim.slots:
+            return False
+        if slots is not None and capacity.busy + len(of_worker) > slots:
+            return False
+        if self.assigned_bytes + sum(_answer_bytes(one, self.claim) for one in mine[:-1]) >= CLAIM_BYTES:
+            return False
+        return capacity.free is None or reduce(Resources.__add__, (one.resources for one in of_worker)).fits_in(
+            capacity.free
+        )
+
+    def take(self, task: Task) -> None:
+        """Have less room, by a task."""
         self.assigned += 1
         self.assigned_bytes += _answer_bytes(task, self.claim)
         self.capacity.busy += 1
         if self.capacity.free is not None:
             self.capacity.free -= task.resources
+
+    def assign(self, task: Task, reserved: Reservation | None) -> TaskStarted:
+        """Assign a task under a lease that is unique among the attempts of this task and of this claim."""
+        self.take(task)
         attempt = task.attempt + 1
         return TaskStarted(
             task_id=task.task_id,
@@ -409,6 +536,20 @@ class _Rotation:
     def note_assigned(self) -> None:
         """Count a task for the worker that was next."""
         turns = heapq.heappop(self._due)[2]
+        self._assigned += 1
+        self._taken += 1
+        turns.taken += 1
+        self._wait(turns)
+
+    def note_given(self, candidate: _Candidate) -> None:
+        """Count a task for a worker that was not next, as one of a gang; it goes on at its new place in the order."""
+        turns = self._workers[candidate.worker_id]
+        if not any(turns is one[2] for one in chain(self._due, self._later)):
+            return  # it takes no more part in this turn
+        self._due = [one for one in self._due if one[2] is not turns]
+        self._later = [one for one in self._later if one[2] is not turns]
+        heapq.heapify(self._due)
+        heapq.heapify(self._later)
         self._assigned += 1
         self._taken += 1
         turns.taken += 1

@@ -16,13 +16,15 @@ from math import inf
 from operator import itemgetter
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
+from msgspec.structs import replace
+
 from events.coordinator import ClaimFilter
 from events.queue import DEFAULT
 from events.resources import NONE
 from projections.budget import both_of, has_floor_mark, is_budget, most_for
 from projections.prices import need_of, reservation_for
 from projections.queue import name_of, policy_of
-from projections.ready import FIFO, aged
+from projections.ready import FIFO, aged, gang_of
 from projections.shares import HALF_LIFE_S, Account, key_of, name_in
 from projections.task import of_worker
 from projections.time_limits import waits_since
@@ -197,6 +199,27 @@ class Sources:
         if self._world.indexes.keyed.is_used:
             self._limits.note(task)
 
+    def among(self, strategy: str, worker: WorkerState, wanted: ClaimFilter, tasks: tuple[str, ...]) -> frozenset[str]:
+        """Return which of some ready tasks a claim may take; limits and what its worker has left are not looked at."""
+        if wanted.task_ids:
+            tasks = tuple(one for one in tasks if one in wanted.task_ids)
+        found = self.of(strategy, worker, replace(wanted, task_ids=tasks)) if tasks else None
+        return found.task_ids if isinstance(found, _Named | _Both) else frozenset()
+
+    def allows(self, task: Task) -> bool:
+        """Return whether limits and budgets let a task start now, after those that were given to claims."""
+        keyed = self._world.indexes.keyed
+        return not keyed.is_used or self._limits.allows_task(keyed.keys(task), task)
+
+    def mark(self) -> tuple[dict[str, int], dict[str, float]]:
+        """Return what was counted so far, for `restore`."""
+        return self._usage.counted(), self._limits.counted()
+
+    def restore(self, mark: tuple[dict[str, int], dict[str, float]]) -> None:
+        """Count no more than at a mark."""
+        self._usage.restore(mark[0])
+        self._limits.restore(mark[1])
+
     def reservation(self, spend: Spend) -> Reservation:
         """Return what budgets keep for an attempt that begins now."""
         return reservation_for(spend, self._world.prices)
@@ -293,6 +316,11 @@ class _Both:
         self._sources = (own, common)
 
     @property
+    def task_ids(self) -> frozenset[str]:
+        """Return the tasks in it, if they were named."""
+        return frozenset(chain.from_iterable(one.task_ids for one in self._sources if isinstance(one, _Named)))
+
+    @property
     def is_empty(self) -> bool:
         return all(source.is_empty for source in self._sources)
 
@@ -325,9 +353,12 @@ def custom_queues(world: World) -> tuple[str, ...]:
 def ready_for_custom(world: World, most: int) -> Iterator[Task]:
     """Yield up to *most* ready tasks of the queues that follow the default policy, the first ones by priority."""
     source, taken = Sources(world).of("", None, ClaimFilter(queues=custom_queues(world))), set[str]()
-    while len(taken) < most and (task := source.take(_Anyone(), taken)) is not None:
+    given = 0
+    while given < most and (task := source.take(_Anyone(), taken)) is not None:
         taken.add(task.task_id)
-        yield task
+        if not gang_of(task):  # the policy chooses one task at a time
+            given += 1
+            yield task
 
 
 def ordering_of(policy: Policy, strategy: str) -> str:
@@ -350,6 +381,14 @@ class _Usage:
         used = known.used_at(world.indexes.now, HALF_LIFE_S if share is None else share.half_life_s)
         running = world.indexes.running_in.get(account, 0) + self._given.get(account, 0)
         return (used + running * known.mean) / self._weight(queue, key if colon else None, share)
+
+    def counted(self) -> dict[str, int]:
+        """Return what was given in this turn."""
+        return dict(self._given)
+
+    def restore(self, given: dict[str, int]) -> None:
+        """Take it that so much was given in this turn."""
+        self._given = given
 
     def note(self, task: Task) -> None:
         self._count(name_in(task.queue))
@@ -393,6 +432,14 @@ class _Limits:
             self._need(key, spend) <= most_for(funds.terms_of(key), of_floor=has_floor_mark(key))
             for key in filter(is_budget, keys)
         )
+
+    def counted(self) -> dict[str, float]:
+        """Return the room that is left, as far as it was asked for."""
+        return dict(self._left)
+
+    def restore(self, left: dict[str, float]) -> None:
+        """Take it that so much room is left."""
+        self._left = left
 
     def note(self, task: Task) -> None:
         """Count a task that was given to a claim."""
@@ -515,10 +562,16 @@ class _Named:
             and (allowed.prefers(task) or allowed.patience.is_over(task))
             and any(one.has(task) for one in lanes)
         ]
+        self._task_ids = frozenset(task.task_id for task in self._tasks)
 
     @property
     def is_empty(self) -> bool:
         return not self._tasks
+
+    @property
+    def task_ids(self) -> frozenset[str]:
+        """Return those of the tasks that a claim may take, whether or not they fit."""
+        return self._task_ids
 
     def has_no_fit(self, _: Candidate) -> bool:
         """Return False: there are few."""

@@ -23,12 +23,13 @@ if TYPE_CHECKING:
     from events.retry import RetryPolicy
     from events.schedule import Catchup, Overlap, ScheduleStatus
     from events.spend import Spend
-    from events.task import Prefer, TaskStatus, TaskUsage
+    from events.task import Gang, Prefer, TaskStatus, TaskUsage
 
 __all__ = [
     "After",
     "Catchup",
     "Explanation",
+    "Gang",
     "Overlap",
     "PolicyType",
     "Prefer",
@@ -62,6 +63,7 @@ __getattr__ = lazy_exports(
         "After": "events.after",
         "Catchup": "events.schedule",
         "Explanation": "coordinator.commands.explain",
+        "Gang": "events.task",
         "Overlap": "events.schedule",
         "PolicyType": "coordinator.scheduler.scheduling_policy",
         "Prefer": "events.task",

@@ -60,7 +60,7 @@ from events.after import After, AfterJoin, AfterOn, Otherwise
 from events.cancel_ladder import Escalation
 from events.errors import CoordinationError, NotFound, Refused, StaleLease, Unavailable, shown
 from events.resources import NONE, Resources
-from events.task import Prefer, Scalar, TaskStatus, TaskUsage
+from events.task import Gang, Prefer, Scalar, TaskStatus, TaskUsage
 from events.time_limits import TIMEOUT, TimeLimits
 
 if TYPE_CHECKING:
@@ -132,8 +132,8 @@ class TaskInfo:
     finish_within: float | None = None
     heartbeat: float | None = None
     exceeded: str = ""
-    """The time limit that ended the task, or its last attempt: `timeout_s`, `start_within_s`, `finish_within_s` or
-    `heartbeat_s`; '' for none."""
+    """The time limit that ended the task, or its last attempt: `timeout_s`, `start_within_s`, `finish_within_s`,
+    `heartbeat_s` or `gang_deadline_s`; '' for none."""
     sent_checkpoint: Payload | None = field(default=None, repr=False)
     sent_payload: Payload | None = field(default=None, repr=False)
     sent_result: Payload | None = field(default=None, repr=False)
@@ -150,6 +150,8 @@ class TaskInfo:
     """The most that one attempt may use."""
     spent: Spent | None = None
     """What the attempts that have ended were charged; None for a task that does not say what it may spend."""
+    gang: Gang | None = None
+    """With which others it begins, or began."""
     start_retry: InitVar[Callable[[TaskInfo], asyncio.Future[str]] | None] = None
 
     # Decoded on access: a damaged payload must not hide its task, nor the other tasks of a list.
@@ -231,6 +233,7 @@ def task_info(task: Task, start_retry: Callable[[TaskInfo], asyncio.Future[str]]
         error=task.error,
         cancelling=task.cancelling is not None and not task.is_ended,
         waiting_for=task.waiting_for,
+        gang=task.gang,
         not_before=None if task.not_before is None else datetime.fromtimestamp(task.not_before, UTC),
         start_within=limits.start_within_s,
         finish_within=limits.finish_within_s,
@@ -315,6 +318,7 @@ def _where(
     prefer: Any,
     pin_version: Any,
     request: Any,
+    gang: Any,
 ) -> dict[str, Any]:
     if isinstance(prefer, str):
         prefer = Prefer(filter=text("prefer", prefer))
@@ -333,7 +337,17 @@ def _where(
         "prefer": prefer,
         "pin_version": flag("pin_version", pin_version),
         "request": text("request", request),
+        "gang": None if gang is None else _gang(gang),
     }
+
+
+def _gang(gang: Any) -> Gang:
+    given: Gang = wanted("gang", gang, Gang, "a Gang, such as Gang(gang_id=…, size=4, deadline_s=60)")
+    return Gang(
+        gang_id=text("gang.gang_id", given.gang_id),
+        size=whole("gang.size", given.size),
+        deadline_s=number("gang.deadline_s", given.deadline_s),
+    )
 
 
 def _times(not_before: Any, delay: Any, start_within: Any, finish_within: Any, heartbeat: Any) -> dict[str, Any]:
@@ -380,6 +394,7 @@ class TaskParameters(TypedDict, total=False):
     pin_version: bool
     spend: Spend | None
     request: str
+    gang: Gang | None
 
 
 def _content(task_name: str, **given: Unpack[TaskParameters]) -> dict[str, Any]:
@@ -405,6 +420,7 @@ def _content(task_name: str, **given: Unpack[TaskParameters]) -> dict[str, Any]:
             of("prefer"),
             of("pin_version", True),
             of("request", ""),
+            of("gang"),
         ),
         **_times(of("not_before"), of("delay"), of("start_within"), of("finish_within"), of("heartbeat")),
         **_again(of("idempotency_key", ""), of("retry"), of("after")),
@@ -481,6 +497,7 @@ class TaskScheduler(Facade):
         pin_version: bool = True,
         spend: Spend | None = None,
         request: str = "",
+        gang: Gang | None = None,
     ) -> str:
         """
         Submit a task to the queue and return its id. It is durable then; after `Unavailable` it may be, too.
@@ -510,6 +527,7 @@ class TaskScheduler(Facade):
             pin_version: whether it goes on only at workers with the build id of the worker that it began on, if any.
             spend: the most that one attempt may use, which budgets reserve: `Spend(model="…", input_tokens=8000, …)`.
             request: a request of `ResourceAllocator`: the task begins when that has its share, which ends with it.
+            gang: begin together with `size - 1` other tasks of this gang, or end after its deadline: `Gang(…)`.
 
         Raises:
             Refused: an argument is invalid, the queue does not exist, or a limit or a budget does not allow it.
@@ -540,6 +558,7 @@ class TaskScheduler(Facade):
             pin_version=pin_version,
             spend=spend,
             request=request,
+            gang=gang,
         )
         app = await self.opened()
         command = self._command(app, content)

@@ -111,6 +111,7 @@ from events.session import SessionBound, SessionClosed
 from events.spend import Reservation, Spend, Spent
 from events.task import (
     Debounce,
+    Gang,
     Occurrence,
     Payload,
     Prefer,
@@ -370,6 +371,12 @@ EXAMPLES: dict[str, Event] = {
         time_limits=TimeLimits(start_within_s=60.5, finish_within_s=600.5, heartbeat_s=15.5),
     ),
     "task.submitted.v3.80": TaskSubmitted(task_id="task_1", task_name="summarize", request="req_1"),
+    "task.submitted.v3.90": TaskSubmitted(
+        task_id="task_1",
+        task_name="summarize",
+        gang=Gang(gang_id="train_1", size=4, deadline_s=90.5),
+        gang_until=1_795_455_390.5,
+    ),
     "task.submitted.v3.50": TaskSubmitted(
         task_id="task_1",
         task_name="summarize",
@@ -937,6 +944,16 @@ EXAMPLES: dict[str, Event] = {
         policy_version=2,
         placed=1,
         containers={"ctr_1": "running", "ctr_2": "pausing"},
+    ),
+    "coordinator.turn.v4.2": CoordinatorTurn(
+        instance="coord_1",
+        now=1_795_455_300.123456,
+        claims=(WaitingClaim("claim_1", "wrk_1", 4, "fifo"),),
+        policy="schedule",
+        policy_version=3,
+        placed=1,
+        claims_digest="1f0c9e6a52d4b870",
+        kept=2,
     ),
     "coordinator.mass_silence_noticed.v1": CoordinatorMassSilenceNoticed(
         instance="coord_1", kind=Watched.SERVICE, silent=40, alive=100, limit_s=90.0, most=0.15

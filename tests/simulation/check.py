@@ -77,6 +77,7 @@ from tests.simulation.cluster import MEMORY_BYTES, MOST_PENDING, MOST_SHARES
 from tests.simulation.fit import Fit
 from tests.simulation.holder import FILTERS
 from tests.simulation.kept_budgets import KeptBudgets
+from tests.simulation.kept_gangs import KeptGangs
 from tests.simulation.kept_limits import KeptLimits
 from tests.simulation.kept_pools import KeptPools
 from tests.simulation.kept_versions import KeptVersions
@@ -290,6 +291,7 @@ class History:
         self.lost: Counter[str] = Counter()
         self._retries = Retries()
         self._limits = KeptLimits()
+        self._gangs = KeptGangs()
         self.budgets = KeptBudgets()
         self._pools = KeptPools()
         self._fit = Fit()
@@ -321,6 +323,8 @@ class History:
             self._retries.take(event, time)
             if wrong := self._limits.take(event, time):
                 _broken(Promise.LIMIT, wrong)
+            if wrong := self._gangs.take(event, time, TERMINAL):
+                _broken(Promise.GANG, wrong)
             self._task(event, sequence)
             self._settle(event, sequence)
             self._fits(event, time)
@@ -416,6 +420,9 @@ class History:
                 _broken(Promise.AFTER, f"{task_id} waits after commit {self._sequence}, though {waits} was decided")
         if wrong := self._pools.end(self._sequence):
             _broken(Promise.POOL, wrong)
+        if wrong := self._gangs.end():
+            _broken(Promise.GANG, wrong)
+        self.kinds["gang_begun"] = self._gangs.begun
         late = [task_id for task_id, until in self._to_end.items() if until < self._time]
         if late:
             _broken(Promise.CANCELLED, f"{late} were asked to end, and had not after commit {self._sequence}")

@@ -57,6 +57,7 @@ from tests.simulation.broker import BROKER, Broker, Connection
 from tests.simulation.chaos import Chaos
 from tests.simulation.disk import Disk
 from tests.simulation.faults import Dice, Plan
+from tests.simulation.ganger import Ganger
 from tests.simulation.holder import Holder
 from tests.simulation.loop import PROCESS, Process, SeededLoop
 from tests.simulation.operator import Limiter, Operator, Releaser
@@ -316,6 +317,8 @@ class Sim:
             users["treasurer0"] = self._act(Treasurer)
         if plan.has_shares:
             users |= {f"sharer{number}": self._act(Sharer) for number in range(3)}
+        if plan.has_gangs:
+            users["ganger0"] = self._act(Ganger)
         users["scheduleuser0"] = self._act(actors.ScheduleUser)
         for number in range(plan.containers):
             users[f"containeruser{number}"] = self._act(actors.ContainerUser)

@@ -127,6 +127,8 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     """Whether tasks say what they may spend, and somebody changes budgets and prices."""
     has_shares: bool = False
     """Whether some users request shares of the pool `tasks`, and wait for them."""
+    has_gangs: bool = False
+    """Whether some tasks begin together or not at all."""
     has_labels: bool = False
     """Whether tasks ask for certain workers, and for amounts with names."""
     has_versions: bool = False
@@ -188,6 +190,7 @@ def plan_of(seed: int) -> Plan:
         has_limits=seed % 3 == 2,
         has_budgets=seed % 9 == 8 or seed % 11 == 8,
         has_shares=seed % 7 == 4 and seed % 3 != 2,  # their tasks, replaced by a limit, would fill a commit
+        has_gangs=seed % 13 == 6 and seed % 3 != 2,  # limits would let tasks of a gang take the place of others
         has_labels=seed % 7 == 6,
         has_versions=seed % 5 == 4,
         has_access=random.random() < 0.25,

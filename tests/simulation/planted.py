@@ -32,6 +32,7 @@ from coordinator.journal.stream import NatsJournal
 from coordinator.leadership.lease import Lease
 from coordinator.node.node_agent import NodeAgent
 from coordinator.placement import matching, sources
+from coordinator.placement.gangs import GangsOfTurn
 from coordinator.placement.sources import Sources
 from events.after import AfterOn
 from events.container import ContainerStatus
@@ -495,6 +496,19 @@ def limit_of_the_turn_before() -> Iterator[None]:
 
 
 @contextmanager
+def half_a_gang() -> Iterator[None]:
+    """Of a gang that there is room for, only half begins."""
+    original = GangsOfTurn.fitted
+
+    def fitted(self: Any, task: Task, left: int) -> Any:
+        found, begins = original(self, task, left)
+        return (found[: len(found) // 2] if begins else found), begins
+
+    with mock.patch.object(GangsOfTurn, "fitted", fitted):
+        yield
+
+
+@contextmanager
 def only_the_last_cause() -> Iterator[None]:
     """What a shape waited for before is forgotten with each new cause."""
     original = blockage.evolve
@@ -733,6 +747,7 @@ PLANTED: dict[str, Callable[[], AbstractContextManager[None]]] = {
         pause_ignored,
         shares_forgotten,
         limit_of_the_turn_before,
+        half_a_gang,
         only_the_last_cause,
         past_pauses_forgotten,
         starts_forgotten,
@@ -773,6 +788,7 @@ FOUND_FROM = {
     "filter_of_the_first": 20,
     "freshness_unchecked": 47,
     "grace_without_end": 3,
+    "half_a_gang": 6,
     "hold_without_end": 34,
     "later_not_held": 13,
     "lease_never_minded": 174,

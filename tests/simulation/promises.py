@@ -43,6 +43,7 @@ class Promise(Enum):
     PAUSED = "no task of a paused queue starts"
     HOLD = "no task that meets a hold in force starts, and a hold ends no sooner than it should"
     LIMIT = "no key of a limit has more than it may have"
+    GANG = "the tasks of a gang begin in one commit or not at all, and end at its deadline, not before"
     BUDGET = "no attempt begins that a budget cannot pay, and its sums are those of the events"
     POOL = "who waits for a share of a pool is served in order, loses none without need, and a task runs with its share"
     AFTER = "a task begins when what it waits for has come about, not before, and it waits no longer"

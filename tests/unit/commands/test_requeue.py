@@ -12,7 +12,7 @@ from coordinator.commands.task import SubmitTask
 from events.ids import checked
 from events.resources import Resources
 from events.retry import RetryPolicy
-from events.task import Payload, Prefer, TaskSubmitted
+from events.task import Gang, Payload, Prefer, TaskSubmitted
 
 IDS = st.from_regex(r"[A-Za-z0-9_-]{1,64}", fullmatch=True)
 
@@ -67,8 +67,16 @@ def test_a_preference_is_repeated_unless_it_names_a_task() -> None:
         assert again.prefer == (prefer if repeated else None)
 
 
+def test_a_task_waits_for_its_gang_again_if_that_did_not_begin() -> None:
+    """One that ran goes on alone."""
+    gang = Gang(gang_id="g", size=2, deadline_s=60.0)
+    event = TaskSubmitted(task_id="t", task_name="n", gang=gang, gang_until=99.0)
+    assert submission_again(event, has_begun=False).gang == gang
+    assert submission_again(event).gang is None
+
+
 def test_every_field_of_a_submission_is_repeated_or_left_out_on_purpose() -> None:
     """A field that a submission gets later is repeated too, if its event has it by the same name."""
     told = {*TaskSubmitted.__struct_fields__} - {"traced", "occurrence", "waits_for", "debounce", "prefers_worker"}
-    told -= {"rule", "rule_filter"}
+    told -= {"rule", "rule_filter", "gang_until"}
     assert {*SubmitTask.__struct_fields__} == told

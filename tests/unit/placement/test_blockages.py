@@ -25,7 +25,8 @@ from events.queue import (
     QueueResumed,
 )
 from events.spend import Reservation, Spend
-from events.task import Prefer
+from events.task import Gang, Prefer
+from events.task_pause import TaskPaused, TaskResumed
 from events.worker import WorkerDraining, WorkerLeft
 from projections.blockage import UNCLAIMED
 from tests.specification import Scribe, said
@@ -269,3 +270,55 @@ def test_a_pause_of_the_queue_is_known_without_a_look() -> None:
     assert looked.cause() == "workers_busy"
     assert looked.again(QueuePaused(queue_id=DEFAULT), completed("a")) == []
     assert [one.cause for one in looked.again(QueueResumed(queue_id=DEFAULT))] == [""]
+
+
+# --- gangs ------------------------------------------------------------------------------------------------------------
+
+
+def of_gang(task_id: str, **others: Any) -> Any:
+    return submitted(task_id, gang=Gang(gang_id="g", size=2, deadline_s=600.0), gang_until=2000.0, **others)
+
+
+def test_a_gang_waits_for_its_tasks_and_then_for_room_for_all() -> None:
+    """Each is a cause of its own; without room for any of them it is that of single tasks."""
+    looked = Looked(worker(slots=2), of_gang("t"))
+    assert looked.cause() == "gang_gathers"
+    looked.scribe.commit(submitted("r"))
+    looked.scribe.commit(started("r"))
+    looked.scribe.commit(of_gang("u"))
+    looked.again()
+    (found,) = looked.scribe.world.blockages.values()
+    assert (found.cause, found.holders) == ("gang_waits", ("r",))
+    looked.scribe.commit(submitted("s"))
+    looked.scribe.commit(started("s", "d.1.1", claim_id="d"))
+    assert [one.cause for one in looked.again()] == ["workers_busy"]
+    waited = explain(looked.scribe.world, looked.signs, looked.scribe.world.tasks["t"], RULES, HEARD).waited
+    assert set(waited) == {"gang_gathers", "gang_waits", "workers_busy"}
+
+
+def test_room_that_is_kept_for_a_gang_is_the_cause_of_others() -> None:
+    """The tasks of the gang are in the way; shapes for other workers have another cause."""
+    facts = worker(slots=3), submitted("r"), started("r"), of_gang("t"), of_gang("u", worker_filter='worker_id == "w"')
+    looked = Looked(*facts, TaskPaused(task_id="u", reason="why"), worker("x", handles=("other",)))
+    assert {one.cause for one in looked.again()} == {"gang_gathers"}
+    looked.again(TaskResumed(task_id="u"), submitted("z"), submitted("o", task_name="other"), after_s=100.0)
+    world = looked.scribe.world
+    assert world.indexes.gangs.gathered
+    world.indexes.advance(world.time + 100.0)
+    found = {one.task_name: one for one in looked.again(after_s=100.0)}
+    causes = {one.cause for one in world.blockages.values()}
+    assert causes - {""} == {"gang_waits", "kept_for_gang"}
+    kept = next(one for one in world.blockages.values() if one.cause == "kept_for_gang")
+    assert kept.holders == ("t", "u")
+    assert "other" not in found
+
+
+def test_what_its_gang_waited_for_is_known_after_its_begin() -> None:
+    """A retry has causes of its own."""
+    looked = Looked(worker(slots=2), of_gang("t"))
+    looked.again(after_s=4.0)
+    looked.scribe.commit(of_gang("u"))
+    looked.scribe.commit(started("t"), started("u", "c.2.1"))
+    world = looked.scribe.world
+    waited = explain(world, looked.signs, world.tasks["t"], RULES, HEARD).waited
+    assert "gang_gathers" in waited

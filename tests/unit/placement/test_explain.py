@@ -21,7 +21,7 @@ from events.limit import LimitDefined, Terms, WhenBusy
 from events.prices import Price, PricesSet
 from events.queue import DEFAULT, Policy, QueueDefined, QueuePaused, QueuePolicySet
 from events.spend import Reservation, Spend, Spent
-from events.task import Debounce, TaskCancelled, TaskStatus
+from events.task import Debounce, Gang, TaskCancelled, TaskStatus
 from events.task_pause import TaskPaused
 from events.worker import WorkerDraining, WorkerLeft
 from projections.world import World
@@ -442,3 +442,64 @@ def test_an_explanation_among_a_hundred_thousand_takes_five_milliseconds(strateg
         assert told(world, task_id="t99999").ahead
         costs.append(time.process_time() - began)
     assert min(costs) < 0.005
+
+
+# --- gangs ------------------------------------------------------------------------------------------------------------
+
+
+def of_gang(task_id: str, size: int = 3, **others: Any) -> Event:
+    gang = Gang(gang_id="g", size=size, deadline_s=60.0)
+    return submitted(task_id, gang=gang, gang_until=BEGIN + 60.0, **others)
+
+
+def test_a_gang_that_gathers_says_who_is_missing() -> None:
+    """How many are here and wait, which are not ready, and when all of them end."""
+    found = told(worker(), of_gang("t"), of_gang("u"), TaskPaused(task_id="u", reason="why"))
+    (reason,) = found.reasons
+    assert (reason.code, reason.tier) == ("gang_gathers", Tier.ITSELF)
+    assert reason.text == "2 of 3 tasks of gang g are here, 1 wait; in 57.0 s all of them end, at the deadline"
+    assert reason.blockers == [Blocker(kind="task", id="u")]
+    assert reason.change == "submit 1 more with gang g"
+    assert found.ahead is None
+    everyone = worker(), of_gang("t"), of_gang("u"), of_gang("v"), TaskPaused(task_id="u", reason="why")
+    assert told(*everyone).reasons[0].change == ""
+
+
+def test_a_gang_that_is_planned_counts_the_task_itself() -> None:
+    """It is not submitted."""
+    command = submit("t", gang=Gang(gang_id="g", size=3, deadline_s=60.0))
+    world = fold(worker())
+    found = plan(world, signs_of(world, {}), command, DecisionContext(world.time + 5.0, RULES), HEARD)
+    assert found.reasons[0].text.startswith("1 of 3 tasks of gang g are here, 0 wait; in 65.0 s")
+
+
+def test_a_gang_needs_room_for_all_at_once() -> None:
+    """It can never have it if the workers are too few; else it is said how much there is, and that it is kept."""
+    tasks = of_gang("t"), of_gang("u"), of_gang("v")
+    (never,) = told(worker(slots=2), *tasks).reasons[:1]
+    assert (never.code, never.tier) == ("gang_too_large", Tier.NEVER)
+    assert "workers had it for 2" in never.text
+    limit = LimitDefined(limit_id="l", terms=Terms(by="task_name", starts=2, per_s=9.0))
+    (never,) = told(worker(), limit, *tasks).reasons[:1]
+    assert never.code == "gang_too_large"
+    assert "the limit l never lets as many of 'l:work' start together" in never.text
+    facts = worker(slots=3), submitted("r"), started("r"), *tasks
+    reason = next(one for one in told(*facts).reasons if one.code == "gang_waits")
+    assert reason.text.startswith("gang g needs room for 3 tasks at once; workers have it for 2; in 5")
+    world = fold(*facts, submitted("z"))
+    world.indexes.advance(world.time + 30.0)
+    reason = next(one for one in told(world).reasons if one.code == "gang_waits")
+    assert "workers have it for 2, which is kept for it" in reason.text
+    assert not any(one.code == "kept_for_gang" for one in told(world).reasons)
+    behind = next(one for one in told(world, task_id="z").reasons if one.code == "kept_for_gang")
+    assert behind.text == "free room is kept for the 3 tasks of gang g, for 24.0 s at most"
+    assert [one.id for one in behind.blockers] == ["t", "u", "v"]
+    apart = fold(*facts, worker("x", handles=("other",)), submitted("z", task_name="other"))
+    apart.indexes.advance(apart.time + 30.0)
+    assert not any(one.code == "kept_for_gang" for one in told(apart, task_id="z").reasons)
+
+
+def test_a_task_whose_gang_has_begun_waits_for_itself() -> None:
+    """After a failed attempt it is explained as any other task."""
+    begun = of_gang("t", 2), of_gang("u", 2), started("t"), started("u", "c.2.1"), attempt_failed("t")
+    assert codes(told(worker(), *begun)) == [("not_claimed", Tier.ITSELF)]

@@ -89,6 +89,7 @@ from events.session import SessionBound, SessionClosed
 from events.spend import Reservation, Spend, Spent
 from events.task import (
     Debounce,
+    Gang,
     Payload,
     Prefer,
     Scalar,
@@ -204,6 +205,7 @@ class Historian:
         if task_id in self.world.tasks:
             return None
         self._tasks_made += 1
+        gang = self._gang()
         living = [one for one in self.world.tasks.values() if not one.is_ended]
         waits_for = tuple(one.task_id for one in self.random.sample(living, min(len(living), 2)))
         if self.random.random() < 0.7:
@@ -236,7 +238,16 @@ class Historian:
             rule="r" if self._tasks_made % 3 else "",
             rule_filter=("", 'agent_type in ["x"]', "")[self._tasks_made % 3],
             spend=self.random.choice((None, Spend(model="m", input_tokens=20, output_tokens=10))),
+            gang=gang,
+            gang_until=0.0 if gang is None else self.world.time + 9.0,
         )
+
+    def _gang(self) -> Gang | None:
+        """Return a gang that lacks a task, of every few tasks."""
+        gang = Gang(gang_id=f"g{self._tasks_made % 2}", size=2, deadline_s=9.0)
+        known = map(self.world.indexes.gangs.of.get, (f"acme/{gang.gang_id}", f"blue/{gang.gang_id}"))
+        is_full = any(members is not None and len(members.pending) >= gang.size for members in known)
+        return None if self._tasks_made % 3 or is_full else gang
 
     def unblock_task(self) -> Event | None:
         waiting = [one for one in self.world.tasks.values() if one.waiting_for]

@@ -20,12 +20,12 @@ from events.spend import Spent
 from events.task import TaskStatus
 from projections import budget
 from projections.hold import REQUESTS, test_of
-from projections.lanes import LaneName
+from projections.lanes import LaneName, name_of_gang
 from projections.ledger import held_in
 from projections.limit import keys_of, limit_of
 from projections.pool import Allocation, Request
 from projections.queue import name_of, policy_of
-from projections.ready import ORDERINGS, aged, key_in
+from projections.ready import FIFO, ORDERINGS, aged, gang_of, key_in
 from projections.ready import shape_of as shape_with
 from projections.schedule import Schedule, fires_at
 from projections.shares import key_of, name_in
@@ -82,6 +82,10 @@ def content_of(indexes: Indexes) -> dict[str, Any]:
         "ready count": indexes.ready,
         "parked": indexes.parked_members,
         "paused": set(indexes.paused),
+        "gangs": {
+            name: (members.pending, members.in_order(), members.begun) for name, members in indexes.gangs.of.items()
+        },
+        "gangs gathered": (indexes.gangs.gathered, set(indexes.gangs.gathering), indexes.gangs.apart),
         "on hold": {hold_id: kept for hold_id, kept in indexes.on_hold.of.items() if kept},
         "on hold count": indexes.on_hold.count,
         "dependants": (
@@ -158,6 +162,23 @@ def in_pools_from(world: World) -> dict[str, Any]:
     }
 
 
+def gangs_in(tasks: list[Task], ready: list[Task]) -> tuple[dict[str, Any], dict[str, float], set[str]]:
+    """Return the tasks of each gang that have not begun, are ready, and have; those that are gathered, or gather."""
+    living = [task for task in tasks if task.gang is not None and not task.is_ended]
+    gangs: dict[str, Any] = {}
+    gathered: dict[str, float] = {}
+    gathering: set[str] = set()
+    for name, members in grouped(living, name_of_gang):
+        pending = {task.task_id: task for task in members if not task.attempt}
+        there = sorted((task for task in ready if gang_of(task) == name), key=key_in(FIFO))
+        gangs[name] = (pending, there, len(members) - len(pending))
+        if there and there[0].gang is not None and len(there) == there[0].gang.size:
+            gathered[name] = max(max(task.submitted_at, task.retry_at) for task in there)
+        elif there:
+            gathering.add(name)
+    return gangs, gathered, gathering
+
+
 def content_from(world: World) -> dict[str, Any]:
     """Derive the same from the tables, as of the time the indexes have."""
     tasks, now = list(world.tasks.values()), world.indexes.now
@@ -172,6 +193,9 @@ def content_from(world: World) -> dict[str, Any]:
         elif (hold := next((one for one in world.holds.values() if test_of(one)(task)), None)) is not None:
             on_hold.setdefault(hold.hold_id, {})[task.task_id] = task
     ready = [task for task in ready if not any(task.task_id in kept for kept in on_hold.values())]
+    gangs, gathered, gathering = gangs_in(tasks, ready)
+    apart = [task for task in ready if gang_of(task) in gathering]
+    ready = [task for task in ready if gang_of(task) not in gathering]
     to_cancel = [(task, task.cancelling) for task in running if task.cancelling is not None]
     services = [service for service in world.services.values() if not service.is_ended]
     active = [one for one in world.schedules.values() if one.status is ScheduleStatus.ACTIVE]
@@ -242,6 +266,8 @@ def content_from(world: World) -> dict[str, Any]:
             if task.retry_at > now and not task.is_paused and not task.waiting_for
         },
         "paused": {task.task_id for task in pending if task.is_paused},
+        "gangs": gangs,
+        "gangs gathered": (gathered, gathering, len(apart)),
         "on hold": on_hold,
         "on hold count": sum(map(len, on_hold.values())),
         "dependants": (
@@ -454,6 +480,8 @@ def deadline(task: Task) -> tuple[float, int, str]:
     if task.status is TaskStatus.RUNNING and task.timeout_s is not None:
         assert task.started_at is not None
         ends.append(task.started_at + task.timeout_s + task.extended_s)
+    if task.gang is not None and not task.attempt:
+        ends.append(task.gang_until)
     if limits is not None and limits.finish_within_s is not None:
         ends.append(max(task.submitted_at, task.not_before or 0.0) + limits.finish_within_s)
     if (
