@@ -696,10 +696,16 @@ class Indexes:
     def _ready(self, task: Task) -> None:
         if self.on_hold.tests and self.on_hold.keeps(task):
             return
-        for one in (task,) if task.gang is None or task.attempt else self.gangs.add(task):
-            self.lanes.add(one)
-            if self._lanes_of is not None:
-                self._add_own(self._lanes_of, one)
+        if task.gang is None or task.attempt:
+            self._to_lanes(task)
+        else:
+            for one in self.gangs.add(task):
+                self._to_lanes(one)
+
+    def _to_lanes(self, task: Task) -> None:
+        self.lanes.add(task)
+        if self._lanes_of is not None:
+            self._add_own(self._lanes_of, task)
 
     def _add_own(self, lanes_of: dict[str, Lanes], task: Task) -> None:
         """Add a ready task to those of its program, if it has one."""

@@ -130,7 +130,7 @@ def _in_turn(
             if not one.pass_over():
                 heapq.heappop(candidates)
             continue
-        if gang_of(task):
+        if task.gang is not None and not task.attempt:
             left -= yield from gangs.begin(task, left)
             continue
         taken.add(task.task_id)
@@ -373,7 +373,7 @@ class _Candidate:
 
     def score(self) -> float:
         """Return how well the claim is served; the lowest score is served next."""
-        return self.rank(0, 0)
+        return self.assigned if self.strategy != "least_loaded" else self.rank(0, 0)
 
     def rank(self, mine: int, of_worker: int) -> float:
         """Return the score that it has with so many more tasks, and so many more of its worker."""
