@@ -22,6 +22,7 @@ from coordinator.commands.queue import (
     SetPolicy,
 )
 from coordinator.commands.shadow import PromotePolicy, RollBackPolicy, SetShadow
+from events.errors import Refused
 from events.queue import DEFAULT, FairShare, Policy
 
 WEIGHT = Number(1e-6, 1e6, "a number above 0")
@@ -314,7 +315,8 @@ def queue_shadow(
     found: QueueView = asking(ctx, url, lambda client: client.execute(GetQueue(queue_id=name)))
     shadow = found.queue.shadow
     if shadow is None:
-        raise click.ClickException(f"queue {name} has no candidate policy: coordinator queue shadow STRATEGY sets one")
+        msg = f"queue {name!r} has no candidate policy: coordinator queue shadow STRATEGY sets one"
+        raise Refused(msg, reason="no_shadow")
     show_one(found, _SHADOW, output=output, as_json=as_json)
     if shadow.examples and not as_json and output == "table":
         click.echo()

@@ -3,9 +3,9 @@ What a candidate policy would decide in a turn, from the same state as the live 
 
 The cost is *regret*, in weighted seconds: what the live policy's choice takes out of the queues less what the
 candidate's does. To start a task takes out the seconds that it has waited since it was ready, times its weight: 1 + its
-priority, 1 / (1 - its priority) below 0. So a regret above 0 says that the candidate leaves more waiting behind, or more
-urgent tasks. It is of one step: what the other choice would have led to later is not followed. Which worker gets a task
-has no regret; it is only counted as another decision.
+priority, 1 / (1 - its priority) below 0. So with a regret above 0 the candidate leaves tasks behind that wait longer or
+are more urgent. It is of one step: what the other choice would have led to later is not followed. Which worker gets a
+task has no regret; it is only counted as another decision.
 """
 
 from __future__ import annotations
