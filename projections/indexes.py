@@ -198,8 +198,7 @@ class Indexes:
         """How many tasks of each queue run, by the name of its account, and of each key in a queue that is shared."""
         self.is_accounted = False  # whether there are queues, or shares, to keep accounts for
         self._queues: dict[str, Queue] = {}
-        self.shadowed: dict[str, Position] = {}
-        """The queues with a candidate policy that is compared with the live one, and where it was set."""
+        self.shadowed: dict[str, Position] = {}  # those with a candidate policy, and where it was set
         self.parked: list[Key] = []
         self.parked_members: dict[str, Task] = {}
         self.paused: dict[str, None] = {}  # no worker gets them until they are resumed
@@ -207,8 +206,7 @@ class Indexes:
         self._pending_in: dict[str, int] = {}  # by queue, without the default one
         self.worker_filters: dict[str, int] = {}  # how many pending tasks have each
         self.stuck_to: dict[str, int] = {}  # the same of filters that one worker meets
-        self.pending_by_tenant: dict[str, int] = {}
-        self.pending_by_source: dict[str, int] = {}
+        self.pending_by_tenant, self.pending_by_source = dict[str, int](), dict[str, int]()
         self.payload_bytes = 0
         """Of all tasks that have not ended, without payloads of at most `SMALL_CHARS`."""
         self.owned_payload_bytes = Owned()

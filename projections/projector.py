@@ -72,7 +72,7 @@ class Projector:
         *,
         snapshot: bytes | None = None,
         limits: ProjectorLimits | None = None,
-        fold: Callable[[World, Record], list[Envelope]] = World.apply_record,
+        fold: Callable[[World, Record], list[Envelope]] | None = None,
     ) -> None:
         self.source = source
         self.store = store
@@ -187,7 +187,7 @@ class Projector:
         """Fold one record and add it to the pending batch."""
         world = self._world
         world.touched = {}
-        envelopes = self._fold(world, record)
+        envelopes = world.apply_record(record) if self._fold is None else self._fold(world, record)
         self.folded += len(envelopes)
         mark = Mark(
             position=world.position,

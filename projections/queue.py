@@ -157,6 +157,19 @@ def evolve(queue: Queue | None, event: AnyQueueEvent, stamp: Stamp) -> Queue | N
             return replace(queue, paused_at=None, paused_by="", reason="")
         case QueueRouted():
             return replace(queue, route=event.route)
+        case QueueShadowSet() | QueueShadowReported() | QueuePromoted() | QueueRolledBack():
+            return _evolve_shadow(queue, event, stamp)
+        case QueueDeleted():
+            if queue.queue_id == DEFAULT:
+                msg = f"event {stamp.position} deletes the queue {DEFAULT!r}, which always exists"
+                raise Corrupt(msg)
+            return None
+    assert_never(event)
+
+
+def _evolve_shadow(queue: Queue, event: ShadowEvent, stamp: Stamp) -> Queue:
+    replace = msgspec.structs.replace
+    match event:
         case QueueShadowSet():
             return replace(queue, shadow=_shadow(event, stamp))
         case QueueShadowReported():
@@ -166,11 +179,6 @@ def evolve(queue: Queue | None, event: AnyQueueEvent, stamp: Stamp) -> Queue | N
             return replace(queue, policy=event.policy, policy_by_settings=False, shadow=None, promoted=before)
         case QueueRolledBack():
             return replace(queue, policy=event.policy, policy_by_settings=event.by_settings, promoted=None)
-        case QueueDeleted():
-            if queue.queue_id == DEFAULT:
-                msg = f"event {stamp.position} deletes the queue {DEFAULT!r}, which always exists"
-                raise Corrupt(msg)
-            return None
     assert_never(event)
 
 

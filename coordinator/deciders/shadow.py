@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from coordinator.commands.command import Command
 from coordinator.commands.shadow import PromotePolicy, ReportShadow, RollBackPolicy, SetShadow
@@ -30,13 +30,6 @@ TURNS_LEAST = 10
 DECISIONS_MOST = 10**9
 REGRET_MOST_S = 1e9
 _COUNT_MOST, _SUM_MOST = 2**53, 1e30
-
-
-class WhyNot(NamedTuple):
-    """Why a candidate may not be promoted: a code of `events.reasons`, and what is said."""
-
-    code: str
-    message: str
 
 
 def set_shadow(world: World, command: SetShadow, context: DecisionContext) -> Events:
@@ -111,6 +104,7 @@ def report(world: World, command: ReportShadow, _: DecisionContext) -> Events:
 
 def _check_report(command: ReportShadow, sequence: int) -> None:
     compared = command.compared
+    check_number("after", command.after, 0, sequence - 1)
     check_number("upto", command.upto, command.after + 1, sequence)
     check_number("compared.turns", compared.turns, 1, _COUNT_MOST)
     check_number("compared.decisions", compared.decisions, compared.turns, _COUNT_MOST)
@@ -130,22 +124,22 @@ def _check_report(command: ReportShadow, sequence: int) -> None:
                 checked(getattr(one, field), field)
 
 
-def why_not(world: World, queue_id: str, shadow: Shadow) -> WhyNot | None:
-    """Return why the candidate of a queue may not be promoted now; None if it may."""
+def why_not(world: World, queue_id: str, shadow: Shadow) -> Refused | None:
+    """Return the refusal to promote the candidate of a queue now; None if it may be promoted."""
     live, compared = policy_of(world.queues, name_of(queue_id)), shadow.compared
     if live != shadow.against:
         msg = (
             f"the policy of queue {queue_id!r} is {live.strategy} now and was another one when its candidate "
             f"{shadow.policy.strategy} was set: set it again, to compare it with that one"
         )
-        return WhyNot("shadow_outdated", msg)
+        return Refused(msg, reason="shadow_outdated")
     if compared.decisions < shadow.min_decisions or compared.turns < TURNS_LEAST:
         msg = (
             f"{compared.decisions} decisions in {compared.turns} turns were compared with the candidate "
             f"{shadow.policy.strategy} of queue {queue_id!r}: wait for {shadow.min_decisions} decisions in at least "
             f"{TURNS_LEAST} turns"
         )
-        return WhyNot("shadow_too_few", msg)
+        return Refused(msg, reason="shadow_too_few")
     mean, high = regret_of(compared)
     if not high <= shadow.regret_max:
         msg = (
@@ -153,7 +147,7 @@ def why_not(world: World, queue_id: str, shadow: Shadow) -> WhyNot | None:
             f"seconds for each of {compared.decisions} decisions, and may be {high:.3g}: its bound is "
             f"{shadow.regret_max:g}"
         )
-        return WhyNot("shadow_regret", msg)
+        return Refused(msg, reason="shadow_regret")
     return None
 
 
@@ -168,7 +162,7 @@ def promote(world: World, command: PromotePolicy, context: DecisionContext) -> E
         raise Refused(msg, reason="no_shadow")
     refusal = why_not(world, queue_id, shadow)
     if refusal is not None:
-        raise Refused(refusal.message, reason=refusal.code)
+        raise refusal
     mean, high = regret_of(shadow.compared)
     return (
         QueuePromoted(

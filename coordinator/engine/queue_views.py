@@ -120,7 +120,7 @@ def _shadow(world: World, queue_id: str, shadow: Shadow) -> ShadowView:
         divergence=compared.differing / compared.decisions if compared.decisions else 0.0,
         regret_s=mean,
         regret_high_s=high if isfinite(high) else None,
-        refusal="" if refusal is None else refusal.code,
+        refusal="" if refusal is None else refusal.reason,
         why_not="" if refusal is None else refusal.message,
     )
 

@@ -155,7 +155,7 @@ async def a_compared_queue(here: Here) -> Valid:
     await queues.set_shadow(SchedulingPolicy(PolicyType.PRIORITY), queue="q", min_decisions=1)
     shadow = (await queues.get_queue("q")).queue.shadow
     assert shadow is not None
-    await here.app.execute(RegisterWorker(worker_id="v"))
+    await here.app.execute(RegisterWorker(worker_id=f"v{shadow.upto}"))
     compared = Comparison(turns=10, decisions=10, decision_squares=10)
     report = ReportShadow(queue_id="q", after=shadow.upto, upto=shadow.upto + 1, compared=compared)
     await here.app.execute(report)
