@@ -65,10 +65,10 @@ class Shadow(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults=
     against: Policy
     set: Position
     since: float
+    regret_max: float
+    min_decisions: int
     set_by: str = ""
     reason: str = ""
-    regret_max: float = 0.0
-    min_decisions: int = 1000
     upto: int = 0
     reported_at: float = 0.0
     compared: Comparison = Comparison()

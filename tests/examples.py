@@ -17,7 +17,7 @@ from coordinator.client.reads import ask_follower
 from coordinator.commands.cluster import GetStats, ListInboxes
 from coordinator.commands.command import Command
 from coordinator.commands.container import GetContainer
-from coordinator.commands.examples import PAYLOAD
+from coordinator.commands.examples import PAYLOAD, SHADOW_REPORT
 from coordinator.commands.operations import OPERATIONS
 from coordinator.commands.queue import GetQueue
 from coordinator.commands.reads import CheckOutcomes, ReadQuestion, Wait, WhichPosition
@@ -114,7 +114,7 @@ STORY: tuple[Step, ...] = (
     *("queue.set_policy", "queue.set_shadow"),
     *(("worker.register", {"worker_id": f"worker_{build_id}", "build_id": build_id}) for build_id in ("b1", "b2")),
     *("queue.route", ("queue.route", {"queue_id": "reports"})),
-    *("queue.report_shadow", "queue.promote", "queue.roll_back"),
+    *("queue.report_shadow", ("queue.report_shadow", SHADOW_REPORT), "queue.promote", "queue.roll_back"),
     *("version.retire", "version.list", "version.reinstate"),
     *(("worker.leave", {"worker_id": f"worker_{build_id}"}) for build_id in ("b1", "b2")),
     *("hold.place", "hold.get", "hold.list", "hold.lift", "task.find"),

@@ -450,6 +450,7 @@ QUEUE_SHADOWED: dict[str, Any] = {
         "set_by": "planning",
         "reason": "urgent tasks wait",
         "regret_max": 0.5,
+        "min_decisions": 1000,
         "upto": 41,
     },
 }

@@ -122,6 +122,8 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     """Whether tasks ask for certain workers, and for amounts with names."""
     has_versions: bool = False
     """Whether workers have build ids, and an operator routes and retires them."""
+    has_shadows: bool = False
+    """Whether candidate policies are compared, promoted and rolled back."""
     has_access: bool = False
     """Whether some users have rules and quotas."""
     stop_grace_s: float = 2.0
@@ -174,6 +176,7 @@ def plan_of(seed: int) -> Plan:
         has_shares=seed % 7 == 4 and seed % 3 != 2,  # their tasks, replaced by a limit, would fill a commit
         has_labels=seed % 7 == 6,
         has_versions=seed % 5 == 4,
+        has_shadows=seed % 21 == 19 and not forgets,  # a part of those with queues
         has_access=random.random() < 0.25,
         stop_grace_s=random.choice((2.0, 15.0)),
         has_snapshots=random.random() < 0.3,
