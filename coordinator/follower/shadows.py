@@ -38,10 +38,12 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger(__name__)
 
-SHARE = 0.02
+SHARE = 0.01
 """The part of the time in which turns are compared."""
 PAUSE_S = 0.01
 """The least time between two turns that are compared."""
+READY_SORTED = 2000
+"""So many ready tasks are sorted for each turn that is compared; of more, their order is kept up with each event."""
 SAMPLES_KEPT = 10_000
 """So many compared turns wait for a report, the newest; while nobody leads, older ones are skipped."""
 LOOK_S = 1.0
@@ -144,6 +146,8 @@ class Shadows:
                 compared = compare(world, queue_id, shadow.policy, seen, turn, started)
                 if compared is not None:
                     tally.add(record.sequence, compared, began)
+            if world.indexes.ready <= READY_SORTED:
+                world.indexes.lanes.forget_aged()
         else:
             self._skip(world)
         seen.serve(started)
@@ -176,8 +180,15 @@ def _is_placed(envelope: Envelope) -> bool:
 
 def _placed(envelopes: list[Envelope]) -> tuple[CoordinatorTurn | None, list[TaskStarted]]:
     """Return the turn of a commit, and the tasks that it placed."""
-    turn = next((one.data for one in envelopes if isinstance(one.data, CoordinatorTurn)), None)
-    started = [one.data for one in envelopes if isinstance(one.data, TaskStarted) and one.actor == "coordinator"]
+    turn: CoordinatorTurn | None = None
+    started: list[TaskStarted] = []
+    for one in envelopes:
+        event = one.data
+        if isinstance(event, TaskStarted):
+            if one.actor == "coordinator":
+                started.append(event)
+        elif isinstance(event, CoordinatorTurn):
+            turn = event
     return turn, started
 
 
