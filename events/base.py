@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from functools import cache
 from operator import attrgetter
 from typing import Any, ClassVar, NamedTuple
 
 import msgspec
+from msgspec.structs import astuple
 
+from events.defaults import defaults_of, getter_of
 from events.errors import Refused, shown
 
 _POSITION = re.compile(r"([0-9]{1,20})\.([0-9]{1,10})")
@@ -75,37 +76,46 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
 def version_of(event: Event) -> int:
     """Return the lowest version that says all of *event*: readers that know only that one lose nothing."""
-    if not event.SINCE:
-        return event.VERSION
-    versions, before, only, get, defaults = _since(type(event))
-    given = get(event)
-    if given == defaults:
-        return before
-    return only or max(version for version, one, none in zip(versions, given, defaults, strict=True) if one != none)
+    kind = type(event)
+    known = _SINCE.get(kind)
+    if known is None:
+        known = _SINCE[kind] = _since(kind)
+    versions, before = known
+    for version, holds in versions:
+        if holds(event):
+            return version
+    return before
 
 
-@cache
-def _since(
-    event: type[Event],
-) -> tuple[tuple[int, ...], int, int, Callable[[Event], Any], Any]:
-    """
-    Return the versions of the fields of `SINCE`, how to get the fields, and their defaults.
+_Versions = tuple[tuple[tuple[int, Callable[[Event], bool]], ...], int]
+_SINCE: dict[type[Event], _Versions] = {}
+_FEW = 4
 
-    After the versions come the one before them, and the only one, 0 if there are several.
-    """
-    fields = [field for field in msgspec.structs.fields(event) if field.name in event.SINCE]
-    parts = event.SINCE.keys() - {field.name for field in fields}
-    names = [*(field.name for field in fields), *sorted(parts)]
-    versions = tuple(event.SINCE[name] for name in names)
-    # Empty lists and maps, as a default, are factories.
-    defaults = (
-        *(field.default_factory() if field.default is msgspec.NODEFAULT else field.default for field in fields),
-        *({} for _ in parts),
-    )
-    get: Any = attrgetter(*names)
-    only = versions[0] if len({*versions}) == 1 else 0
-    # Of one field, the value itself.
-    return versions, min(versions) - 1, only, get, defaults if len(names) > 1 else defaults[0]
+
+def _since(event: type[Event]) -> _Versions:
+    """Return the versions of `SINCE`, the highest first, with what tells whether an event needs it, and the lowest."""
+    names, since = event.__struct_fields__, event.SINCE
+    if not since:
+        return (), event.VERSION
+    versions: list[tuple[int, Callable[[Event], bool]]] = []
+    for version in sorted({*since.values()}, reverse=True):
+        fields = [name for name in names if since.get(name) == version]
+        parts = [name for name in sorted(since.keys() - {*names}) if since[name] == version]
+        versions.append((version, _needs(event, fields, parts)))
+    return tuple(versions), min(since.values()) - 1
+
+
+def _needs(event: type[Event], fields: list[str], parts: list[str]) -> Callable[[Event], bool]:
+    """Return whether one of these fields has not its default, or one of these parts is not empty."""
+    if not parts and len(fields) > _FEW:
+        take, defaults = getter_of(event, fields), defaults_of(event, fields)
+        return lambda one: bool(take(astuple(one)) != defaults)
+    if len(fields) > _FEW:
+        holds, needs_parts = _needs(event, fields, []), _needs(event, [], parts)
+        return lambda one: holds(one) or needs_parts(one)
+    get, usual = attrgetter(*fields, *parts), (*defaults_of(event, fields), *({} for _ in parts))
+    none: Any = usual if len(usual) > 1 else usual[0]
+    return lambda one: bool(get(one) != none)
 
 
 class UnknownEvent(Event, frozen=True, kw_only=True, gc=False):

@@ -17,6 +17,7 @@ import msgspec
 from events.after import After
 from events.base import START, Position, type_of
 from events.cancel_ladder import TaskCancelAsked, TaskCancelForced, TaskCancelTold
+from events.defaults import is_plain_from
 from events.errors import Corrupt
 from events.prices import Price
 from events.resources import NONE, Resources
@@ -365,7 +366,7 @@ def submitted_as(event: TaskSubmitted, stamp: Stamp) -> Task:
         task_type=event.task_type,
         tenant=stamp.tenant,
         traceparent=stamp.traceparent if event.traced else "",
-        source=intern(stamp.actor if event.occurrence is None else event.occurrence.source),
+        source=intern(stamp.actor),
         program=intern(event.program) if event.program else "",
         priority=event.priority,
         timeout_s=event.timeout_s,
@@ -374,8 +375,20 @@ def submitted_as(event: TaskSubmitted, stamp: Stamp) -> Task:
         payload=event.payload,
         payload_digest=digest_of(event.payload),
         idempotency_key=event.idempotency_key,
-        queue=intern(event.queue) if event.queue else "",
-        fairness_key=intern(event.fairness_key) if event.fairness_key else "",
+    )
+    return task if _is_plain(event) else _with_rare(task, event)
+
+
+def _with_rare(task: Task, event: TaskSubmitted) -> Task:
+    first = task.retry_at
+    if event.not_before is not None or event.debounce is not None:
+        first = max(event.not_before or 0.0, 0.0 if event.debounce is None else event.debounce.until)
+    return msgspec.structs.replace(
+        task,
+        source=task.source if event.occurrence is None else intern(event.occurrence.source),
+        retry_at=first,
+        queue=intern(event.queue),
+        fairness_key=intern(event.fairness_key),
         retry=None if event.retry is None else _shared(event.retry),
         requeued_from=event.requeued_from,
         after=event.after,
@@ -386,19 +399,19 @@ def submitted_as(event: TaskSubmitted, stamp: Stamp) -> Task:
         occurrence=event.occurrence,
         attributes=event.attributes,
         debounce=event.debounce,
-        worker_filter=intern(event.worker_filter) if event.worker_filter else "",
+        worker_filter=intern(event.worker_filter),
         prefer=event.prefer,
         preference="" if event.prefer is None else intern(event.prefer.filter or of_worker(event.prefers_worker)),
         pin_version=event.pin_version,
-        rule=intern(event.rule) if event.rule else "",
-        rule_filter=intern(event.rule_filter) if event.rule_filter else "",
+        rule=intern(event.rule),
+        rule_filter=intern(event.rule_filter),
         spend=event.spend,
         request=event.request,
     )
-    if event.not_before is not None or event.debounce is not None:
-        first = max(event.not_before or 0.0, 0.0 if event.debounce is None else event.debounce.until)
-        return msgspec.structs.replace(task, retry_at=first)
-    return task
+
+
+_is_plain = is_plain_from("queue", TaskSubmitted)
+"""Whether it has none of the fields from there on; most tasks have none."""
 
 
 @lru_cache(maxsize=1024)
@@ -506,15 +519,10 @@ def _extended(task: Task, event: TaskExtended, stamp: Stamp) -> Task:
 
 
 def _completed(task: Task, event: TaskCompleted, stamp: Stamp) -> Task:
+    if task.error or task.exceeded or task.error_type:
+        task = msgspec.structs.replace(task, error="", exceeded="", error_type="")
     return _ended(
-        task,
-        stamp,
-        status=TaskStatus.COMPLETED,
-        execution_time_s=event.execution_time_s,
-        result=event.result,
-        error="",
-        exceeded="",
-        error_type="",
+        task, stamp, status=TaskStatus.COMPLETED, execution_time_s=event.execution_time_s, result=event.result
     )
 
 

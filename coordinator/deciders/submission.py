@@ -10,6 +10,9 @@ from functools import lru_cache
 from math import isfinite
 from typing import TYPE_CHECKING
 
+import msgspec
+
+from coordinator.commands.task import SubmitTask
 from coordinator.commands.validation import AMOUNT_MAX, check_number, check_resources, check_text
 from coordinator.deciders import dependencies
 from coordinator.deciders.first_start import first_start
@@ -17,6 +20,7 @@ from coordinator.deciders.queue import PRIORITY_MOST, priority_of
 from coordinator.deciders.retries import check_policy
 from coordinator.deciders.spend import check_spend
 from coordinator.deciders.time_limits import LEAST_S, MOST_S, checked_limits
+from events.defaults import is_plain_from
 from events.errors import NotFound, Refused, shown
 from events.ids import checked
 from events.resources import NONE
@@ -28,7 +32,6 @@ from projections.worker_filters import condition
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from coordinator.commands.task import SubmitTask
     from coordinator.deciders.rules import DecisionContext, Rules
     from events.task import Payload, Prefer, Scalar
     from projections.task import EndedTask, KeyedTask, Task
@@ -70,8 +73,6 @@ def submission(world: World, command: SubmitTask, context: DecisionContext) -> T
         _checked_again(command.program, "program")
     if priority:
         check_number("priority", priority, -PRIORITY_MOST, PRIORITY_MOST)
-    if command.fairness_key:
-        check_text("fairness_key", command.fairness_key, 128)
     if command.resources is not NONE:
         check_resources("resources", command.resources, may_name=True)
     check_payload("payload", command.payload, rules)
@@ -79,8 +80,7 @@ def submission(world: World, command: SubmitTask, context: DecisionContext) -> T
         check_number("timeout_s", command.timeout_s, LEAST_S, MOST_S)
     if command.max_retries is not None:
         check_number("max_retries", command.max_retries, 0, 1000)
-    _check_rare(command)
-    return TaskSubmitted(
+    event = TaskSubmitted(
         task_id=command.task_id,
         task_name=command.task_name,
         task_type=command.task_type,
@@ -92,12 +92,26 @@ def submission(world: World, command: SubmitTask, context: DecisionContext) -> T
         idempotency_key=command.idempotency_key,
         program=command.program,
         traced=bool(context.traceparent),
+    )
+    return event if _is_plain(command) else _with_rare(world, event, command, queue, context.now)
+
+
+_is_plain = is_plain_from("queue", SubmitTask)
+"""Whether it has none of the fields from there on; most have none."""
+
+
+def _with_rare(world: World, event: TaskSubmitted, command: SubmitTask, queue: str, now: float) -> TaskSubmitted:
+    if command.fairness_key:
+        check_text("fairness_key", command.fairness_key, 128)
+    _check_rare(command)
+    return msgspec.structs.replace(
+        event,
         queue=queue,
         fairness_key=command.fairness_key,
         retry=command.retry,
         requeued_from=command.requeued_from,
         after=command.after,
-        not_before=first_start(command, context.now),
+        not_before=first_start(command, now),
         delay_s=command.delay_s,
         time_limits=None if command.time_limits is None else checked_limits(command.time_limits),
         attributes=command.attributes,

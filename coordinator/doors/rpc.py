@@ -23,6 +23,7 @@ from coordinator.commands.service import FindServices
 from coordinator.commands.task import ClaimTasks, ReleaseTask, SubmitTask, WithdrawClaim
 from coordinator.commands.wire import (
     WIRE_COMMANDS,
+    AsOf,
     WireCommand,
     ask_again,
     check_command,
@@ -215,6 +216,8 @@ class RpcDoor:
                 return encode_answer(value, error, epoch, position, until)
             if type(command) is CreateContainer and error is None:
                 return encode_answer(value, error, epoch, position, warning=warning_of(command.environment))
+            if type(value) is AsOf:
+                return encode_answer(value.value, None, epoch, value.position)
             return encode_answer(value, error, epoch, position)
         except (TypeError, ValueError, OverflowError) as unwritable:
             log.exception("answer_encoding_failed")

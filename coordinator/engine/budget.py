@@ -2,7 +2,8 @@
 How much time and how many bytes questions may take, so that no number of them holds up commands.
 
 Each turn has a `Budget`; what it has nothing left for waits for the next turn. Discovery may be answered between turns
-while its `Share` of the time lasts. At least one question of each turn is answered, whatever it takes.
+while its `Share` of the time lasts. At least one question of each turn is answered, whatever it takes; a long list that
+cannot be made in that time goes on in the turns that follow.
 """
 
 from __future__ import annotations
@@ -36,6 +37,11 @@ class Budget:
     def is_spent(self) -> bool:
         """Whether the next question has to wait for the next turn."""
         return self._left_s <= 0 or self._left_bytes <= 0
+
+    @property
+    def ends_at(self) -> float:
+        """When the time of this turn is up, if the next question begins now."""
+        return self.now() + self._left_s
 
     def note_bytes(self, size: int) -> None:
         """Take *size* bytes."""

@@ -7,9 +7,9 @@ The writer's turn: the only place where commands become events.
 
 The next turn starts when the commit is acknowledged; it takes all commands that arrived until then, so load makes
 batches larger and a single command waits for one fsync. Nothing is answered before its commit is acknowledged.
-Questions have a budget of time and bytes; those that exceed it wait for the next turn, and commands never wait for
-them. There is no `await` between reading the world and folding the decided events. Only `journal.commit` writes; only
-this file calls it.
+Questions have a budget of time and bytes; those that exceed it wait for the next turn, a long list goes on in the next
+turn, and commands never wait for them. There is no `await` between reading the world and folding the decided events.
+Only `journal.commit` writes; only this file calls it.
 """
 
 from __future__ import annotations
@@ -40,12 +40,13 @@ from coordinator.deciders.due import due
 from coordinator.deciders.queue import policy_by_settings
 from coordinator.deciders.rules import DecisionContext, Limits
 from coordinator.deciders.signs import SIGNS_OF_LIFE, Signs
-from coordinator.engine.budget import Budget, Share
+from coordinator.engine.budget import DISCOVERY_S, Budget, Share
 from coordinator.engine.custom_policy import NOT_ASKED, Choice, CustomPolicy
 from coordinator.engine.hints import Hints
 from coordinator.engine.inboxes import InboxTurns
 from coordinator.engine.intake import Asked, Intake, typed
 from coordinator.engine.listening import Listening
+from coordinator.engine.long_answer import LongAnswer
 from coordinator.engine.questions import ask
 from coordinator.engine.refusals import Refusals, facts_besides
 from coordinator.engine.turn import FoldFailed, Turn, TurnFull
@@ -78,6 +79,8 @@ CROWDED_PAUSE_S = 0.001
 
 READ_STEPS = 3
 """Iterations of the event loop that a message needs from the socket to the intake."""
+READ_S = 0.002
+"""For so long what comes in is read before the next turn: behind giant requests there may be those of others."""
 
 SYNC_SHARE = 4
 """The part of a turn that the events of one report of a node may fill; the rest is decided from its next report."""
@@ -117,8 +120,7 @@ class Engine:
         self._journal = journal
         self._clock = clock
         self._commit_clock = CommitClock(clock, world.time)
-        self._instance = instance
-        self._version = version
+        self._instance, self._version = instance, version
         self._limits = limits if limits is not None else Limits()
         self._is_fresh = is_fresh
         self._is_over = is_over
@@ -134,6 +136,7 @@ class Engine:
         self._budget, self._discovery = Budget(clock), Share(clock)
         again = self.intake.put_back
         self._waiting = Waiting(world, most=most, wait_max_s=wait_max_s, ask_again=again, budget=self._budget)
+        self._long: LongAnswer | None = None
         self._hints = Hints(world, self.signs, self._waiting, notify)
         self._deadlines, self._blockages = Deadlines(world), Blockages(world)
         self._to_look = ToLook(world)
@@ -186,7 +189,7 @@ class Engine:
                 if self._is_over():  # after a long standstill: another instance may claim the epoch at any moment
                     raise _not_leading()
                 committed = await self._turn()
-                if self.intake.has_questions or (not committed and self.intake.has_commands):
+                if self._long is not None or self.intake.has_questions or (not committed and self.intake.has_commands):
                     await self._let_others_run()
             self.listening.end()
             self._choice = NOT_ASKED
@@ -203,8 +206,12 @@ class Engine:
         if self._is_crowded():
             await asyncio.sleep(CROWDED_PAUSE_S)
             return
-        for _ in range(READ_STEPS):
+        ends_at, idle, last = self._clock.heard() + READ_S, 0, self.intake.arrivals
+        while idle < READ_STEPS:
             await asyncio.sleep(0)
+            idle, before, last = idle + 1, last, self.intake.arrivals
+            if last != before and self._clock.heard() < ends_at:
+                idle = 0
 
     def resign(self, reason: str) -> None:
         """Stop leading: `run` ends after a last commit that records *reason*."""
@@ -258,7 +265,7 @@ class Engine:
 
     def discover(self, asked: Asked) -> None:
         """Answer a discovery question at once if their share of the time allows it, else in the next turn."""
-        if self._discovery.is_spent or self._is_crowded():
+        if self._long is not None or self._discovery.is_spent or self._is_crowded():
             self.put(asked)
             return
         began = self._clock.heard()
@@ -267,11 +274,12 @@ class Engine:
                 raise _not_leading()
             if self._access is not None:
                 self._check_now(asked.command, asked.caller)
-            value = self._value(asked, began)
+            value = self._value(asked, began, began + DISCOVERY_S)
         except CoordinationError as error:
             asked.reply(None, error)
         else:
-            asked.reply(value, None)
+            if value is not _GOES_ON:
+                asked.reply(value, None)
         self._discovery.note_time(self._clock.heard() - began)
 
     def _check_now(self, question: Any, caller: Caller) -> None:
@@ -330,6 +338,11 @@ class Engine:
         return turn
 
     def _take(self, turn: Turn) -> None:
+        if self._long is not None:
+            if self._is_crowded():
+                self.intake.wake()
+            else:
+                self._take_question(turn, self._long.asked)
         self._take_commands(turn)
         while (asked := self._next_question()) is not None:
             if not self._take_question(turn, asked):
@@ -355,7 +368,7 @@ class Engine:
     def _next_question(self, *, is_ordered: bool = False) -> Asked | None:
         """Return a question, if there is one and the turn has something left for it; there always is for the first."""
         intake = self.intake
-        if not intake.has_questions or self._budget.is_spent or self._is_crowded():
+        if not intake.has_questions or self._long is not None or self._budget.is_spent or self._is_crowded():
             return None
         return intake.take_question(is_ordered=is_ordered)
 
@@ -395,6 +408,9 @@ class Engine:
         return True
 
     def _take_up(self, turn: Turn, asked: Asked) -> None:
+        if self._long is not None and asked is self._long.asked:
+            self._show(turn, asked, self._go_on(self._long, self._budget.ends_at))
+            return
         found = None if self._access is None else self._access.check(asked.caller, asked.command)
         if self._access is not None and found is not None:
             self._access.meter(asked.command, found, turn.now)
@@ -410,15 +426,19 @@ class Engine:
 
     def _answer_question(self, turn: Turn, asked: Asked) -> None:
         """Answer from the world; events of this turn are committed before the answer is sent."""
-        value = self._value(asked, self._heard)
+        self._show(turn, asked, self._value(asked, self._heard, self._budget.ends_at))
+
+    def _show(self, turn: Turn, asked: Asked, value: Any) -> None:
         if value is _WAITS:
             self._waiting.add(asked)
-        else:
+        elif value is not _GOES_ON:
             turn.answers.append((asked, value, None))
 
-    def _value(self, asked: Asked, heard_now: float) -> Any:
+    def _value(self, asked: Asked, heard_now: float, ends_at: float) -> Any:
         """
         Return the answer to a question, encoded if it leaves this process; `_WAITS` if the question has to wait.
+
+        If it is a list that is not complete by *ends_at*, return `_GOES_ON`: the turns that follow go on with it.
 
         Raises:
             CoordinationError: as `ask`; or it does not fit into one message (`Refused`, `Unavailable`).
@@ -431,16 +451,27 @@ class Engine:
             return _WAITS
         if room is None:
             return list(value) if isinstance(value, Iterator) else value
+        if isinstance(value, Iterator):
+            return self._go_on(LongAnswer(asked, value, str(self.committed)), ends_at)
         left = room.left()
         try:
             encoded = encode_value(value, left)
-        except DoesNotFit as short:
+        except DoesNotFit:
             self._budget.note_bytes(left)
             if left < room.alone():
                 raise ask_again() from None
-            raise too_large(asked.command, left, short.items) from None
+            raise too_large(asked.command, left) from None
         self._budget.note_bytes(len(memoryview(encoded)))
         return encoded
+
+    def _go_on(self, answer: LongAnswer, ends_at: float) -> Any:
+        self._long = None
+        value = answer.go_on(self._budget, lambda: self._clock.heard() >= ends_at)
+        if value is not None:
+            return value
+        self._long = answer
+        self.intake.wake()
+        return _GOES_ON
 
     def _decide_from_inbox(self, turn: Turn, asked: Asked) -> None:
         """Decide a command of another domain; its inbox limits the rate, so it is not metered here."""
@@ -615,12 +646,17 @@ class Engine:
 
     def _stop(self, error: Unavailable) -> None:
         self.listening.end()
+        if self._long is not None:
+            self._long.asked.reply(None, error)
+            self._long = None
         for waiting in (self.intake, self._scheduling, self._waiting):
             waiting.refuse_all(error)
 
 
 _WAITS = object()
 """Instead of the value of a question that waits."""
+_GOES_ON = object()
+"""Instead of the value of a question whose answer is in the making."""
 
 
 def _not_leading() -> Unavailable:

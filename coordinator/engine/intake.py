@@ -4,15 +4,15 @@ The queues of commands and of questions that wait for a turn: bounded; a full qu
 Every door puts its commands here; the engine takes them turn by turn, some of each source in turn, those of one source
 in order of arrival. A source gets at most half of the room that the others leave, so there is always some for another.
 Questions have a queue of their own, so that no number of them refuses or delays a command. The order of one source's
-commands and questions is kept while its questions do not have to wait for another turn. A large request of a source
-that has much waiting is queued or refused as it came: it is decoded when its turn comes, some of them in each turn.
+commands and questions is kept while its questions do not have to wait for another turn. A giant request, or a
+large one of a source that has much waiting, is queued or refused as it came: it is decoded when its turn comes, some of
+them in each turn.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict, deque
-from itertools import count
 from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
@@ -34,6 +34,8 @@ COMMAND_BYTES_MOST = 32 * 1024 * 1024
 
 AT_ONCE_BYTES = 1024 * 1024
 """A large request of a source that has more waiting, with it, is not decoded as it comes in."""
+GIANT_BYTES = 128 * 1024
+"""A larger request is never decoded as it comes in: what others sent waits behind it, in the same connection."""
 TURN_READ_BYTES = 64 * 1024
 """So much of what was not decoded is decoded in a turn, and one request more; a commit has room for about as much."""
 
@@ -143,7 +145,8 @@ class Intake:
         self._questions = _BySource(most, QUESTION_BYTES_MOST, in_a_row=1)
         self.by_source = self._questions.lines
         """The waiting questions, by source."""
-        self._numbers = count(1)
+        self.arrivals = 0
+        """How many have come, those that were refused among them."""
         self._read_left = TURN_READ_BYTES
         self._wake = asyncio.Event()
 
@@ -157,14 +160,14 @@ class Intake:
     def put_off(self, unread: Unread) -> bool:
         """Queue a large request, or refuse it at once; return False if it is to be decoded now, and put then."""
         queue = self._questions if unread.is_question else self._commands
-        if queue.is_little(unread):
+        if unread.size <= GIANT_BYTES and queue.is_little(unread):
             return False
         self.put(unread)
         return True
 
     def put(self, asked: Asked | Unread) -> None:
         """Queue a command, a question or a request, or refuse it at once."""
-        asked.number = next(self._numbers)
+        self.arrivals = asked.number = self.arrivals + 1
         if asked.is_question:
             asked.since = self._now()
             queue = self._questions

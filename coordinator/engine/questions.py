@@ -180,7 +180,7 @@ def _waiting(world: World, task: Task) -> Task:
 
 def _listed_tasks(world: World, question: ListTasks) -> Iterator[Task]:
     tasks = _page(world.tasks, _newest_tasks(world, question), question)
-    return (_without_large(_waiting(world, task)) for task in tasks)
+    return map(_without_large, [_waiting(world, task) for task in tasks])
 
 
 def _newest_tasks(world: World, question: ListTasks) -> Iterator[str]:
@@ -205,9 +205,9 @@ def find_tasks(world: World, question: FindTasks) -> TasksFound:
 
 
 def _page(table: Mapping[str, Thing], ids: Iterator[str], question: Any) -> Iterator[Thing]:
-    """Return the things of one page: from the one behind `after`, at most `limit` of them."""
+    """Return the things of one page as they are now: from the one behind `after`, at most `limit` of them."""
     limit = _limit(question.limit)
-    return map(table.__getitem__, islice(_from(table, ids, question.after, MOST_PASSED), limit))
+    return iter([table[one] for one in islice(_from(table, ids, question.after, MOST_PASSED), limit)])
 
 
 def _from(table: Mapping[str, Thing], ids: Iterator[str], after: str, most: int) -> Iterator[str]:
@@ -290,7 +290,7 @@ def find_services(world: World, signs: Signs, question: FindServices, heard_now:
         for service in found
         if question.service_type in ("", service.service_type) and (not question.tag or question.tag in service.tags)
     )
-    return (view(signs, service, heard_now) for service in islice(matching, limit))
+    return (view(signs, service, heard_now) for service in list(islice(matching, limit)))
 
 
 def _service_ids(world: World, question: FindServices) -> Iterable[str]:

@@ -116,7 +116,7 @@ class Turn:
             source=self._source,
             subject=getattr(event, event.SUBJECT),
             time=self.time,
-            dataversion=version_of(event) if event.SINCE else event.VERSION,
+            dataversion=version_of(event),
             data=event,
             tenant=tenant or caller.tenant,
             actor=caller.actor,

@@ -6,7 +6,6 @@ import heapq
 import math
 from collections.abc import Mapping
 from functools import reduce
-from operator import attrgetter
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
@@ -14,10 +13,10 @@ import msgspec
 
 from coordinator.deciders.housing import SERVING
 from coordinator.placement.sources import Sources
-from events.base import START
 from events.coordinator import ANY, ClaimFilter
+from events.defaults import is_plain_from
 from events.resources import NONE, Resources
-from events.task import TaskStarted, TaskStatus
+from events.task import TaskStarted
 from projections.queue import policy_of
 from projections.task import Task
 from projections.worker import WorkerStatus, unknown
@@ -48,9 +47,9 @@ _COUNTED = frozenset({
     "retry_at", "error", "progress", "progress_message", "refused_lease",
 })  # fmt: skip
 """The fields of a task that `_answer_bytes` bounds; a task that has any other is encoded."""
-_others = attrgetter(*(one for one in Task.__struct_fields__ if one not in _COUNTED))
-_NO_OTHERS = _others(
-    Task(task_id="", task_name="", status=TaskStatus.PENDING, submitted=START, submitted_at=0.0),
+_FIRST_RARE = "queue"
+_has_no_others = is_plain_from(
+    _FIRST_RARE, Task, *({*Task.__struct_fields__[: Task.__struct_fields__.index(_FIRST_RARE)]} - _COUNTED)
 )
 
 
@@ -428,7 +427,7 @@ def _answer_bytes(task: Task, claim: WaitingClaim) -> int:
     payload = task.payload
     if payload is None or payload.encoding == "text" or not payload.data.isascii():
         return len(_encode(task))
-    if task.resources.named or _others(task) != _NO_OTHERS:
+    if task.resources.named or not _has_no_others(task):
         return len(_encode(task))
     ids = len(task.task_id) + len(task.tenant) + 2 * len(claim.claim_id) + len(claim.worker_id) + len(task.ended_by)
     ids += len(task.program) + len(task.source) + len(task.traceparent)

@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 
     from coordinator.settings.model import Settings
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(240), pytest.mark.untraced]
 
 JOB_S = 10.0
 AT_ONCE = 12

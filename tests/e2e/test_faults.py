@@ -13,7 +13,7 @@ from tests.faults.outcome import MUST_BE_NONE
 from tests.faults.strangers import scenario as strangers
 from tests.faults.strangers.hostile import KINDS
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.untraced]
 
 TASKS = 150
 LEASE_S = 4

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from projections.container import Container
     from tests.e2e.conftest import Cluster
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.untraced]
 
 PATIENCE_S = 20.0
 RULES = Rules(

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from tests.commands import Up
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(240), pytest.mark.untraced]
 
 NOBODY = "nats://127.0.0.1:1"
 CALL_TIMEOUT_S = 20

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from tests.real_server import RealServer
 
-pytestmark = [pytest.mark.e2e, pytest.mark.alone, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.e2e, pytest.mark.alone, pytest.mark.timeout(300), pytest.mark.untraced]
 
 SERVICES = 5000
 PENDING = 20_000
@@ -37,12 +37,6 @@ QUIET_LEAST_S = 0.005
 """A quiet machine is faster than any is while others use it."""
 MEMORY_MOST = 64 * 1024 * 1024
 MEASURED = 150
-
-
-@pytest.fixture(autouse=True)
-def _not_traced(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let the processes run without coverage, whose tracing would be most of what is measured."""
-    monkeypatch.delenv("COVERAGE_PROCESS_CONFIG", raising=False)
 
 
 def request(name: str, count: int, **data: Any) -> bytes:

@@ -13,7 +13,7 @@ from tests.simulation import digests
 if TYPE_CHECKING:
     from pathlib import Path
 
-pytestmark = pytest.mark.alone
+pytestmark = [pytest.mark.alone, pytest.mark.untraced]
 
 
 def simulate(*arguments: str) -> tuple[int, str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 
@@ -13,7 +12,7 @@ from tests.simulation.faults import Plan, plan_of
 from tests.simulation.planted import PLANTED
 from tests.simulation.play import play, play_safely, quiet, shrink
 
-pytestmark = pytest.mark.alone
+pytestmark = [pytest.mark.alone, pytest.mark.untraced]
 
 SEEDS = 100
 """With at least this many seeds, each kind of fault must strike."""
@@ -26,10 +25,8 @@ def _quiet() -> None:
 
 def simulate(*arguments: str) -> tuple[int, str]:
     """Run the simulation as `make sim` does: in processes with a fixed iteration order of sets of text."""
-    # Its coverage is not measured: it takes three times as long, and adds nothing to that of the unit tests.
-    env = {name: value for name, value in os.environ.items() if name != "COVERAGE_PROCESS_CONFIG"}
     command = [sys.executable, "-m", "tests.simulation", *arguments]
-    ended = subprocess.run(command, capture_output=True, timeout=280, check=False, text=True, env=env)
+    ended = subprocess.run(command, capture_output=True, timeout=280, check=False, text=True)
     return ended.returncode, ended.stdout + ended.stderr
 
 

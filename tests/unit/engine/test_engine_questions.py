@@ -12,11 +12,15 @@ from coordinator.commands.caller import Caller
 from coordinator.commands.command import Command
 from coordinator.commands.service import FindServices
 from coordinator.commands.task import GetTask, ListTasks
-from coordinator.engine import budget
+from coordinator.commands.wire import ITEMS_AT_ONCE, AsOf
+from coordinator.engine import budget, engine
 from coordinator.engine.intake import Asked
 from events.errors import CoordinationError, NotFound, Refused, Unavailable
 from tests.unit.deciders.facts import register_service, submit
-from tests.unit.engine.engine_rig import Rig, Told, leading
+from tests.unit.engine.engine_rig import PATIENCE_S, SMALL, Rig, Told, leading
+
+NO_TIME = 1e-14
+"""Seconds: some, and none when they are added to the clock of the tests."""
 
 
 class Message:
@@ -119,6 +123,85 @@ async def test_no_question_is_answered_while_answers_wait_for_the_network(monkey
         crowded = False
         for one in waiting:
             await one.outcome()
+
+
+async def begin_long(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> Told:
+    """Ask for a list that has more items than any turn has time for."""
+    for number in range(ITEMS_AT_ONCE * 4):
+        await rig.order(submit(f"t{number}"))
+    monkeypatch.setattr(budget, "TURN_S", NO_TIME)
+    return ask(rig, ListTasks(limit=1000), left=100_000, most=100_000)
+
+
+async def test_a_long_list_goes_on_in_the_turns_that_follow(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It shows what was there when it was asked for, and says so; commands do not wait for it, questions do."""
+    async with leading() as rig:
+        told = await begin_long(rig, monkeypatch)
+        as_of = str(rig.engine.committed)
+        turns = rig.engine.turns
+        while rig.engine.turns == turns:  # noqa: ASYNC110  # it tells nobody of its turns
+            await asyncio.sleep(0)
+        later = ask(rig, GetTask(task_id="none")), ask(rig, FindServices())
+        await rig.order(submit("u"))
+        assert not told.yet
+        assert not any(one.yet for one in later)
+        answer = await told.outcome()
+        assert isinstance(answer, AsOf)
+        assert answer.position == as_of
+        shown = msgspec.json.decode(answer.value)
+        assert [one["task_id"] for one in shown] == [f"t{number}" for number in reversed(range(ITEMS_AT_ONCE * 4))]
+        assert isinstance(await later[0].error(), NotFound)
+        assert bytes(await later[1].outcome()) == b"[]"
+        assert rig.engine.turns >= turns + 4
+
+
+async def test_a_long_list_of_services_goes_on_in_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between turns it is only begun."""
+    monkeypatch.setattr(engine, "DISCOVERY_S", -1.0)
+    async with leading() as rig:
+        for number in range(ITEMS_AT_ONCE + 1):
+            await rig.order(register_service(f"s{number}"))
+        told = ask(rig, FindServices(), left=100_000, most=100_000)
+        assert not told.yet
+        answer = await told.outcome()
+        assert len(msgspec.json.decode(answer.value)) == ITEMS_AT_ONCE + 1
+
+
+async def test_a_long_list_waits_while_answers_wait_for_the_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It goes on by itself once there is room, and holds no command up."""
+    crowded = False
+    async with leading(limits=msgspec.structs.replace(SMALL, tick_s=PATIENCE_S * 2)) as rig:
+        monkeypatch.setattr(rig.engine, "_is_crowded", lambda: crowded)
+        told = await begin_long(rig, monkeypatch)
+        await rig.hold()
+        crowded = True
+        rig.let_go()
+        await rig.order(submit("u"))
+        assert not told.yet
+        crowded = False
+        await told.outcome()
+
+
+async def test_a_long_list_that_turns_out_too_large_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many turns it took to find out; the next question is answered."""
+    async with leading() as rig:
+        for number in range(ITEMS_AT_ONCE * 2):
+            await rig.order(submit(f"t{number}"))
+        monkeypatch.setattr(budget, "TURN_S", NO_TIME)
+        size = len(msgspec.json.encode(await rig.order(ListTasks(limit=1000)))) - 10
+        assert (await ask(rig, ListTasks(limit=1000), left=size, most=size).error()).reason == "too_large"
+        assert isinstance(await ask(rig, GetTask(task_id="none")).error(), NotFound)
+
+
+async def test_a_long_list_is_refused_when_the_reign_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever asked asks the next leader; nobody waits for ever."""
+    async with leading() as rig:
+        told = await begin_long(rig, monkeypatch)
+        await rig.hold()
+        rig.engine.resign("over")
+        rig.let_go()
+        await rig.run
+        assert (await told.error()).reason == "not_leading"
 
 
 async def test_what_was_decided_is_never_told_as_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,6 +17,7 @@ from coordinator.engine.intake import (
     AT_ONCE_BYTES,
     COMMAND_BYTES_MOST,
     COMMANDS_IN_A_ROW,
+    GIANT_BYTES,
     QUESTION_BYTES_MOST,
     QUESTION_WAITS_S,
     REFUSED_AT_ONCE,
@@ -337,13 +338,20 @@ class Large:
 async def test_a_large_request_is_decoded_at_once_while_little_of_its_source_waits() -> None:
     """Whoever put it decodes it, and puts its commands."""
     intake = Intake(100)
-    assert not intake.put_off(Large(size=5 * AT_ONCE_BYTES).unread)
-    intake.put(asked(size=AT_ONCE_BYTES // 2))
-    assert not intake.put_off(Large(size=AT_ONCE_BYTES // 2).unread)
-    assert intake.put_off(Large(size=AT_ONCE_BYTES // 2 + 1).unread)
-    assert not intake.put_off(Large(source="another").unread)
-    assert not intake.put_off(Large(of=True).unread)
+    intake.put(asked(size=AT_ONCE_BYTES - GIANT_BYTES + 1))
+    assert not intake.put_off(Large(size=GIANT_BYTES - 1).unread)
+    assert intake.put_off(Large(size=GIANT_BYTES).unread)
+    assert not intake.put_off(Large(source="another", size=GIANT_BYTES).unread)
+    assert not intake.put_off(Large(of=True, size=GIANT_BYTES).unread)
     assert len(intake) == 2
+
+
+async def test_a_giant_request_is_never_decoded_at_once() -> None:
+    """What others sent waits behind it."""
+    intake = Intake(100)
+    assert not intake.put_off(Large(size=GIANT_BYTES).unread)
+    assert intake.put_off(Large(size=GIANT_BYTES + 1).unread)
+    assert intake.put_off(Large(size=GIANT_BYTES + 1, of=True).unread)
 
 
 async def test_a_large_request_is_decoded_when_its_turn_comes() -> None:
