@@ -158,6 +158,15 @@ _RETRY = RetryPolicy(
     when_exhausted="pause",
 )
 
+_ALL_OF_A_POLICY = Policy(
+    strategy="priority",
+    ageing_s=60.0,
+    priority_weights={"urgent": 9},
+    fair=FairShare(by="key", cost="tokens", half_life_s=60.0, weights={"acme": 3.0}),
+    custom="policies:Cheapest",
+)
+"""No policy has all of this; each part has a form on the wire."""
+
 EXAMPLES: dict[str, Event] = {
     # containers
     "container.created.v1": ContainerCreated(
@@ -789,6 +798,19 @@ EXAMPLES: dict[str, Event] = {
     "queue.rolled_back.v1": QueueRolledBack(
         queue_id="default", policy=Policy(strategy="priority"), by_settings=True, reason="reports are late"
     ),
+    "queue.shadow_set.v1.2": QueueShadowSet(
+        queue_id="reports", policy=_ALL_OF_A_POLICY, against=_ALL_OF_A_POLICY, regret_max=0.5
+    ),
+    "queue.promoted.v1.2": QueuePromoted(
+        queue_id="reports",
+        policy=_ALL_OF_A_POLICY,
+        before=_ALL_OF_A_POLICY,
+        decisions=1200,
+        regret_s=-0.25,
+        regret_high_s=0.125,
+        regret_max=0.5,
+    ),
+    "queue.rolled_back.v1.2": QueueRolledBack(queue_id="reports", policy=_ALL_OF_A_POLICY),
     "queue.paused.v1": QueuePaused(queue_id="reports", reason="the model is down"),
     "queue.blocked.v1": QueueBlocked(
         queue_id="reports",
