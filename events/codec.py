@@ -71,8 +71,12 @@ from events.queue import (
     QueuePaused,
     QueuePolicyFailed,
     QueuePolicySet,
+    QueuePromoted,
     QueueResumed,
+    QueueRolledBack,
     QueueRouted,
+    QueueShadowReported,
+    QueueShadowSet,
 )
 from events.schedule import (
     ScheduleDefined,
@@ -125,6 +129,7 @@ AnyEvent = (
     | BudgetDefined | BudgetCorrected | BudgetRemoved | PricesSet
     | QueueDefined | QueuePolicySet | QueuePolicyFailed | QueuePaused | QueueResumed | QueueDeleted | QueueBlocked
     | QueueRouted | VersionRetired | VersionReinstated
+    | QueueShadowSet | QueueShadowReported | QueuePromoted | QueueRolledBack
     | HoldPlaced | HoldLifted | HoldExpired
     | SessionBound | SessionClosed
     | ScheduleDefined | ScheduleFired | ScheduleQueued | ScheduleSkipped | SchedulePaused | ScheduleResumed

@@ -55,6 +55,40 @@ class Route(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults=T
     percent: float = 0.0
 
 
+class Comparison(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults=True):
+    """
+    How a candidate policy decided beside the live one in some turns, each time from the same state.
+
+    Of the `decisions`, starts of tasks whose policy it would be, `differing` would have been others: another task, or
+    another worker. `skipped` turns with starts were not compared. `regret_s` is in weighted seconds, see
+    `coordinator/placement/shadow.py`; it and the sums over the turns of its square, of its product with the decisions
+    and of the square of the decisions say how far it may be from the true one.
+    """
+
+    turns: int = 0
+    skipped: int = 0
+    decisions: int = 0
+    differing: int = 0
+    regret_s: float = 0.0
+    regret_squares: float = 0.0
+    regret_by_decisions: float = 0.0
+    decision_squares: int = 0
+
+
+class OtherDecision(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults=True):
+    """
+    What a candidate policy would have decided otherwise in the commit `sequence`.
+
+    The task `task_id` went to `worker_id`, and by the candidate `other_task_id` to `other_worker_id`; '' for none.
+    """
+
+    sequence: int
+    task_id: str = ""
+    worker_id: str = ""
+    other_task_id: str = ""
+    other_worker_id: str = ""
+
+
 class QueueEvent(Event, frozen=True, kw_only=True, gc=False):
     """An event about one queue."""
 
@@ -83,6 +117,55 @@ class QueuePolicySet(QueueEvent, frozen=True, kw_only=True, gc=False, omit_defau
     policy: Policy | None = None
     reason: str = ""
     by_settings: bool = False
+
+
+class QueueShadowSet(QueueEvent, frozen=True, kw_only=True, gc=False, omit_defaults=True):
+    """
+    Followers compare what this candidate policy would decide with what is decided; without one, they do so no more.
+
+    It is compared with the policy `against`, the live one. It may be promoted after `min_decisions`, if its regret is
+    at most `regret_max` weighted seconds for each decision.
+    """
+
+    policy: Policy | None = None
+    against: Policy | None = None
+    regret_max: float = 0.0
+    min_decisions: int = 1000
+    reason: str = ""
+
+
+class QueueShadowReported(QueueEvent, frozen=True, kw_only=True, gc=False, omit_defaults=True):
+    """A follower compared the candidate in the commits after `after` up to `upto`; `examples` are at most five."""
+
+    after: int
+    upto: int
+    compared: Comparison
+    examples: tuple[OtherDecision, ...] = ()
+
+
+class QueuePromoted(QueueEvent, frozen=True, kw_only=True, gc=False, omit_defaults=True):
+    """
+    The candidate is the policy of the queue from here on, instead of `before`; nothing is compared with it any more.
+
+    Its regret in all `decisions` was `regret_s` weighted seconds for each, and with 95 % certainty at most
+    `regret_high_s`, which was not above `regret_max`.
+    """
+
+    policy: Policy
+    before: Policy | None = None
+    decisions: int
+    regret_s: float
+    regret_high_s: float
+    regret_max: float
+    reason: str = ""
+
+
+class QueueRolledBack(QueueEvent, frozen=True, kw_only=True, gc=False, omit_defaults=True):
+    """The policy of the queue is again what it was before the last promotion, `by_settings` too."""
+
+    policy: Policy | None = None
+    by_settings: bool = False
+    reason: str = ""
 
 
 class QueuePolicyFailed(QueueEvent, frozen=True, kw_only=True, gc=False, omit_defaults=True):

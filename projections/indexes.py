@@ -31,6 +31,7 @@ from projections.version import Builds
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
 
+    from events.base import Position
     from events.container import ContainerStatus
     from events.queue import FairShare
     from events.resources import Resources
@@ -197,6 +198,7 @@ class Indexes:
         """How many tasks of each queue run, by the name of its account, and of each key in a queue that is shared."""
         self.is_accounted = False  # whether there are queues, or shares, to keep accounts for
         self._queues: dict[str, Queue] = {}
+        self.shadowed: dict[str, Position] = {}  # those with a candidate policy, and where it was set
         self.parked: list[Key] = []
         self.parked_members: dict[str, Task] = {}
         self.paused: dict[str, None] = {}  # no worker gets them until they are resumed
@@ -204,8 +206,7 @@ class Indexes:
         self._pending_in: dict[str, int] = {}  # by queue, without the default one
         self.worker_filters: dict[str, int] = {}  # how many pending tasks have each
         self.stuck_to: dict[str, int] = {}  # the same of filters that one worker meets
-        self.pending_by_tenant: dict[str, int] = {}
-        self.pending_by_source: dict[str, int] = {}
+        self.pending_by_tenant, self.pending_by_source = dict[str, int](), dict[str, int]()
         self.payload_bytes = 0
         """Of all tasks that have not ended, without payloads of at most `SMALL_CHARS`."""
         self.owned_payload_bytes = Owned()
@@ -389,8 +390,22 @@ class Indexes:
         if was != now:
             self.lanes.forget_aged()
             self._drop_lanes_of()
+        if self.shadowed or (after is not None and after.shadow is not None):
+            self._follow_shadow(before, after)
         self._route(before, after)
         return self._share_again()
+
+    def _follow_shadow(self, before: Queue | None, after: Queue | None) -> None:
+        """Note whether a candidate policy is compared in a queue; the orders that it wanted go with it."""
+        was, now = (None if one is None or one.shadow is None else one.shadow.set for one in (before, after))
+        if was == now:
+            return
+        if before is not None:
+            self.shadowed.pop(before.queue_id, None)
+            self.lanes.forget_aged()
+            self._drop_lanes_of()
+        if after is not None and now is not None:
+            self.shadowed[after.queue_id] = now
 
     def _route(self, before: Queue | None, after: Queue | None) -> None:
         """Put the tasks of a queue into their shapes again if they begin on other versions from now on."""

@@ -25,7 +25,7 @@ from projections.store.port import INDEX_BITS, KINDS, STORE_BUSY, Batch, EventRo
 from projections.world import World
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Iterator
+    from collections.abc import AsyncGenerator, Callable, Iterator
 
     from events.base import Envelope
     from projections.source import CommitSource, Record
@@ -62,7 +62,7 @@ class Projector:
     Brings *store* up to the end of *source* and keeps it there.
 
     A *snapshot* (of `World.snapshot`, from this journal) saves the fold up to its position, unless it is ahead of the
-    store.
+    store. *fold* folds each record into the world, and may look at both.
     """
 
     def __init__(
@@ -72,12 +72,14 @@ class Projector:
         *,
         snapshot: bytes | None = None,
         limits: ProjectorLimits | None = None,
+        fold: Callable[[World, Record], list[Envelope]] | None = None,
     ) -> None:
         self.source = source
         self.store = store
         self.limits = limits if limits is not None else ProjectorLimits()
         self.folded = 0
         """Number of events folded here, without those of a snapshot."""
+        self._fold = fold
         self._stored = store.position()
         self._world = self._begin(snapshot)
         self._pending = _Pending(self._stored)
@@ -185,7 +187,7 @@ class Projector:
         """Fold one record and add it to the pending batch."""
         world = self._world
         world.touched = {}
-        envelopes = world.apply_record(record)
+        envelopes = world.apply_record(record) if self._fold is None else self._fold(world, record)
         self.folded += len(envelopes)
         mark = Mark(
             position=world.position,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import inf, sqrt
 from typing import TYPE_CHECKING, assert_never
 
 import msgspec
@@ -10,14 +11,20 @@ from events.base import START, Position
 from events.errors import Corrupt
 from events.queue import (
     DEFAULT,
+    Comparison,
+    OtherDecision,
     Policy,
     QueueDefined,
     QueueDeleted,
     QueuePaused,
     QueuePolicyFailed,
     QueuePolicySet,
+    QueuePromoted,
     QueueResumed,
+    QueueRolledBack,
     QueueRouted,
+    QueueShadowReported,
+    QueueShadowSet,
     Route,
 )
 from projections.stamp import Stamp, missing
@@ -25,12 +32,55 @@ from projections.stamp import Stamp, missing
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    ShadowEvent = QueueShadowSet | QueueShadowReported | QueuePromoted | QueueRolledBack
     AnyQueueEvent = (
-        QueueDefined | QueuePolicySet | QueuePolicyFailed | QueuePaused | QueueResumed | QueueDeleted | QueueRouted
+        QueueDefined
+        | QueuePolicySet
+        | QueuePolicyFailed
+        | QueuePaused
+        | QueueResumed
+        | QueueDeleted
+        | QueueRouted
+        | ShadowEvent
     )
 
 USUAL = Policy()
 """The policy where none was set."""
+
+
+EXAMPLES_KEPT = 5
+CERTAINTY = 1.96
+"""So many standard errors on each side hold the true value with 95 % certainty, of normally distributed means."""
+
+
+class Shadow(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults=True):
+    """
+    A candidate for the policy of a queue, and what was compared of it since it was set; times are commit times.
+
+    It is compared with the policy `against`, and may replace that after `min_decisions` if its regret is not above
+    `regret_max`. What was decided up to the commit `upto` is in `compared`; `examples` are the last differences.
+    """
+
+    policy: Policy
+    against: Policy
+    set: Position
+    since: float
+    regret_max: float
+    min_decisions: int
+    set_by: str = ""
+    reason: str = ""
+    upto: int = 0
+    reported_at: float = 0.0
+    compared: Comparison = Comparison()
+    examples: tuple[OtherDecision, ...] = ()
+
+
+class Promotion(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults=True):
+    """What the policy of a queue was before a candidate was promoted, at the commit time `at`."""
+
+    at: float
+    before: Policy | None = None
+    by_settings: bool = False
 
 
 class Queue(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults=True):
@@ -38,7 +88,8 @@ class Queue(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults=T
     One queue; times are commit times in seconds.
 
     Without a `policy` of its own it follows that of the queue `default`. `paused_at` is None while it is not paused.
-    Without a `route` its tasks begin on any version of workers.
+    Without a `route` its tasks begin on any version of workers. `promoted` is there while its policy is one that was
+    promoted.
     """
 
     queue_id: str
@@ -50,6 +101,8 @@ class Queue(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults=T
     paused_by: str = ""
     reason: str = ""
     route: Route | None = None
+    shadow: Shadow | None = None
+    promoted: Promotion | None = None
 
 
 MOST_PAST = 1000
@@ -95,7 +148,7 @@ def evolve(queue: Queue | None, event: AnyQueueEvent, stamp: Stamp) -> Queue | N
         case QueueDefined():
             return replace(queue, weight=event.weight)
         case QueuePolicySet():
-            return replace(queue, policy=event.policy, policy_by_settings=event.by_settings)
+            return replace(queue, policy=event.policy, policy_by_settings=event.by_settings, promoted=None)
         case QueuePolicyFailed():
             return queue
         case QueuePaused():
@@ -104,9 +157,77 @@ def evolve(queue: Queue | None, event: AnyQueueEvent, stamp: Stamp) -> Queue | N
             return replace(queue, paused_at=None, paused_by="", reason="")
         case QueueRouted():
             return replace(queue, route=event.route)
+        case QueueShadowSet() | QueueShadowReported() | QueuePromoted() | QueueRolledBack():
+            return _evolve_shadow(queue, event, stamp)
         case QueueDeleted():
             if queue.queue_id == DEFAULT:
                 msg = f"event {stamp.position} deletes the queue {DEFAULT!r}, which always exists"
                 raise Corrupt(msg)
             return None
     assert_never(event)
+
+
+def _evolve_shadow(queue: Queue, event: ShadowEvent, stamp: Stamp) -> Queue:
+    replace = msgspec.structs.replace
+    match event:
+        case QueueShadowSet():
+            return replace(queue, shadow=_shadow(event, stamp))
+        case QueueShadowReported():
+            return replace(queue, shadow=_reported(queue.shadow or missing(event, stamp), event, stamp))
+        case QueuePromoted():
+            before = Promotion(at=stamp.time, before=queue.policy, by_settings=queue.policy_by_settings)
+            return replace(queue, policy=event.policy, policy_by_settings=False, shadow=None, promoted=before)
+        case QueueRolledBack():
+            return replace(queue, policy=event.policy, policy_by_settings=event.by_settings, promoted=None)
+    assert_never(event)
+
+
+def _shadow(event: QueueShadowSet, stamp: Stamp) -> Shadow | None:
+    if event.policy is None:
+        return None
+    return Shadow(
+        policy=event.policy,
+        against=USUAL if event.against is None else event.against,
+        set=stamp.position,
+        since=stamp.time,
+        set_by=stamp.actor,
+        reason=event.reason,
+        regret_max=event.regret_max,
+        min_decisions=event.min_decisions,
+        upto=stamp.position.sequence,
+    )
+
+
+def _reported(shadow: Shadow, event: QueueShadowReported, stamp: Stamp) -> Shadow:
+    return msgspec.structs.replace(
+        shadow,
+        upto=event.upto,
+        reported_at=stamp.time,
+        compared=together(shadow.compared, event.compared),
+        examples=(*shadow.examples, *event.examples)[-EXAMPLES_KEPT:],
+    )
+
+
+def together(one: Comparison, other: Comparison) -> Comparison:
+    """Return what was compared in the turns of both."""
+    return Comparison(**{name: getattr(one, name) + getattr(other, name) for name in Comparison.__struct_fields__})
+
+
+def regret_of(compared: Comparison) -> tuple[float, float]:
+    """
+    Return the regret for each decision and what it is at most with 95 % certainty, in weighted seconds.
+
+    It is a ratio of sums over turns, and the turns are what was drawn: with fewer than two the error is infinite (W. G.
+    Cochran, Sampling Techniques, 1977, 6.3 and 9A.2).
+    """
+    turns, decisions = compared.turns, compared.decisions
+    if not decisions:
+        return 0.0, inf
+    mean = compared.regret_s / decisions
+    if turns < 2:  # noqa: PLR2004
+        return mean, inf
+    squares = (
+        compared.regret_squares - 2 * mean * compared.regret_by_decisions + mean * mean * compared.decision_squares
+    )
+    error = sqrt(max(0.0, squares) * turns / (turns - 1)) / decisions
+    return mean, mean + CERTAINTY * error

@@ -140,9 +140,9 @@ class World:
         self._ended: dict[str, OrderedDict[str, float]] = {kind: OrderedDict() for kind in _TABLES}
         self._folds = _folds(self)
 
-    def apply_record(self, record: Record) -> list[Envelope]:
+    def apply_record(self, record: Record, look: Callable[[list[Envelope], int], None] | None = None) -> list[Envelope]:
         """
-        Fold one journal record and return its events.
+        Fold one journal record and return its events; *look* gets all of them before each is folded, and its index.
 
         Raises:
             Corrupt: it does not follow the last folded record, or no coordinator can have written it.
@@ -168,6 +168,8 @@ class World:
         time = codec.seconds_of(envelopes[0].time)
         self.indexes.advance(time)
         for index, envelope in enumerate(envelopes):
+            if look is not None:
+                look(envelopes, index)
             self.apply(envelope, Position(record.sequence, index), time)
         self.seal(record.sequence, len(envelopes), record.body, time)
         return envelopes

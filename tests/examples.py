@@ -17,8 +17,9 @@ from coordinator.client.reads import ask_follower
 from coordinator.commands.cluster import GetStats, ListInboxes
 from coordinator.commands.command import Command
 from coordinator.commands.container import GetContainer
-from coordinator.commands.examples import PAYLOAD
+from coordinator.commands.examples import PAYLOAD, SHADOW_REPORT
 from coordinator.commands.operations import OPERATIONS
+from coordinator.commands.queue import GetQueue
 from coordinator.commands.reads import CheckOutcomes, ReadQuestion, Wait, WhichPosition
 from coordinator.commands.worker import RegisterWorker
 from coordinator.doors.inbox import InboxLimits, ensure_inbox
@@ -110,9 +111,10 @@ STORY: tuple[Step, ...] = (
     *("service.find", "service.get", "service.history"),
     *("queue.define", "queue.pause", "queue.resume", "queue.get", "queue.list", "queue.delete"),
     ("queue.resume", {"queue_id": "default"}),
-    "queue.set_policy",
+    *("queue.set_policy", "queue.set_shadow"),
     *(("worker.register", {"worker_id": f"worker_{build_id}", "build_id": build_id}) for build_id in ("b1", "b2")),
     *("queue.route", ("queue.route", {"queue_id": "reports"})),
+    *("queue.report_shadow", ("queue.report_shadow", SHADOW_REPORT), "queue.promote", "queue.roll_back"),
     *("version.retire", "version.list", "version.reinstate"),
     *(("worker.leave", {"worker_id": f"worker_{build_id}"}) for build_id in ("b1", "b2")),
     *("hold.place", "hold.get", "hold.list", "hold.lift", "task.find"),
@@ -171,7 +173,12 @@ async def ask(client: Client, operation: Operation[Any]) -> Any:
 
 
 async def _filled(client: Client, request: dict[str, Any]) -> dict[str, Any]:
-    """Return the request with the generation of the container that a node reports."""
+    """Return the request with the generation of the container that a node reports, or where a report goes on."""
+    if "compared" in request:
+        shadow = (await client.execute(GetQueue())).queue.shadow
+        assert shadow is not None
+        example = request["examples"][0] | {"sequence": shadow.upto + 1}
+        return request | {"after": shadow.upto, "upto": shadow.upto + 1, "examples": [example]}
     if "observed" not in request:
         return request
     generation = (await client.execute(GetContainer(container_id="container_1"))).generation

@@ -114,6 +114,10 @@ RECORDED: dict[str, str] = {
     "queue.policy_set": "when `set_policy` says another policy; also in the first commit of a reign whose settings do, "
     "unless the policy came by a command.",
     "queue.policy_failed": "in the commit of the turn in which the custom policy gave no answer that could be used.",
+    "queue.shadow_set": "when `set_shadow` names another candidate or other bounds than before, or none any more.",
+    "queue.shadow_reported": "when `report_shadow` goes on where the last report of the candidate ended.",
+    "queue.promoted": "when `promote_policy` is called while the regret of the candidate is not above its bound.",
+    "queue.rolled_back": "when `roll_back_policy` is called on a queue whose policy was promoted.",
     "queue.paused": "when `pause_queue` is called on a queue that is not paused, or with another reason.",
     "queue.blocked": "when a look at what waits, every `engine.tick_s`, finds another reason than was recorded; and "
     "every 10 s while it lasts.",

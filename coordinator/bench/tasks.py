@@ -18,7 +18,9 @@ from coordinator.client.client import Client
 from coordinator.client.reads import ask_follower
 from coordinator.commands.cluster import GetStats
 from coordinator.commands.reads import Behind, HowFarBehind
+from coordinator.commands.shadow import SetShadow
 from coordinator.guard import spawn
+from events.queue import Policy
 
 if TYPE_CHECKING:
     from coordinator.processes.up import Cluster
@@ -33,9 +35,11 @@ LAG_MOST_S = 600.0
 """Longest wait for the read model and the feed."""
 
 
-async def run(*, tasks: int, repeats: int) -> dict[str, Any]:
+async def run(*, tasks: int, repeats: int, candidates: int = 0) -> dict[str, Any]:
     """
     Run *tasks* tasks with 100 B of payload and of result, *repeats* times, each time in a new cluster.
+
+    With a candidate, PRIORITY is compared with the live policy meanwhile.
 
     Returns medians: `tasks_per_s` from the first submit to the last durable completion; `store_lag_s` and `feed_lag_s`,
     the time after that until read model and feed hold everything; `cpu_us_per_task`, the CPU time of each process.
@@ -46,7 +50,7 @@ async def run(*, tasks: int, repeats: int) -> dict[str, Any]:
         async with measured_cluster() as cluster:
             if number == 0:
                 alone = await bare_figures(cluster.url)
-            seen.append(await _through(cluster, tasks))
+            seen.append(await _through(cluster, tasks, with_candidate=candidates > 0))
     return {
         "tasks_per_s": round(median(one["tasks_per_s"] for one in seen)),
         "store_lag_s": round(median(one["store_lag_s"] for one in seen), 2),
@@ -62,7 +66,7 @@ async def run(*, tasks: int, repeats: int) -> dict[str, Any]:
     }
 
 
-async def _through(cluster: Cluster, count: int) -> dict[str, Any]:
+async def _through(cluster: Cluster, count: int, *, with_candidate: bool) -> dict[str, Any]:
     async with AsyncExitStack() as stack:
         client = await stack.enter_async_context(Client.open(cluster.url, source="bench"))
         pids = {name: program.pid for name, program in cluster.programs.items() if program.pid is not None}
@@ -71,6 +75,8 @@ async def _through(cluster: Cluster, count: int) -> dict[str, Any]:
             worker_id = f"worker_{number}"
             running = worker_process(client, cluster.url, worker_id, slots=SLOTS)
             pids[worker_id] = await stack.enter_async_context(running)
+        if with_candidate:
+            await client.execute(SetShadow(policy=Policy(strategy="priority", ageing_s=60.0)))
         before = {name: cpu_seconds(pid) for name, pid in pids.items()}
         began, submit_cpu_s = await _submitted(cluster, count)
         while (await client.execute(GetStats(), timeout_s=ANSWER_S)).totals.get("tasks_completed", 0) < count:  # noqa: ASYNC110  # over NATS

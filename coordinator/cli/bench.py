@@ -54,6 +54,7 @@ BENCHES = {
         (
             Count("tasks", 200_000, 100, 100_000_000, "Tasks submitted, 1,000 at a time."),
             Count("repeats", 3, 1, 100, "Number of runs, each in a new cluster."),
+            Count("candidates", 0, 0, 1, "1: a candidate policy is compared with the live one meanwhile."),
         ),
     ),
     "rebuild": Bench(

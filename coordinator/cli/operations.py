@@ -149,7 +149,7 @@ def _words(option: str, value: Any) -> Iterator[list[str]]:
     """Yield an option with its value, each time that it is given."""
     if isinstance(value, bool):
         yield [option if value else f"--no-{option[2:]}"]
-    elif isinstance(value, list):
+    elif isinstance(value, list) and not any(isinstance(one, dict) for one in value):
         for one in value:
             yield from _words(option, one)
     else:

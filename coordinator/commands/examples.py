@@ -412,6 +412,57 @@ QUEUE_FAIR: dict[str, Any] = {
     "policy": {"strategy": "fair", "fair": {"weights": {"acme": 3.0}}},
 }
 
+_PRIORITY: dict[str, Any] = {"strategy": "priority", "ageing_s": 60.0}
+COMPARED: dict[str, Any] = {
+    "turns": 420,
+    "skipped": 37,
+    "decisions": 1260,
+    "differing": 210,
+    "regret_s": 12.5,
+    "regret_squares": 88.2,
+    "regret_by_decisions": 40.1,
+    "decision_squares": 4100,
+}
+
+SHADOW_REPORT: dict[str, Any] = {
+    "queue_id": "default",
+    "after": 41,
+    "upto": 43,
+    "compared": COMPARED,
+    "examples": [
+        {
+            "sequence": 43,
+            "task_id": "task_1",
+            "worker_id": "worker_1",
+            "other_task_id": "task_2",
+            "other_worker_id": "worker_1",
+        }
+    ],
+}
+
+QUEUE_SHADOWED: dict[str, Any] = {
+    **QUEUE_FAIR,
+    "shadow": {
+        "policy": _PRIORITY,
+        "against": QUEUE_FAIR["policy"],
+        "set": [41, 0],
+        "since": 1795967531.66,
+        "set_by": "planning",
+        "reason": "urgent tasks wait",
+        "regret_max": 0.5,
+        "min_decisions": 1000,
+        "upto": 41,
+    },
+}
+
+QUEUE_PROMOTED: dict[str, Any] = {
+    **QUEUE_FAIR,
+    "policy": _PRIORITY,
+    "promoted": {"at": 1795967531.67, "before": QUEUE_FAIR["policy"]},
+}
+
+QUEUE_ROLLED_BACK: dict[str, Any] = QUEUE_FAIR
+
 TASK_OFFERED: dict[str, Any] = {
     "task_id": "task_1",
     "task_name": "add",

@@ -6,6 +6,7 @@ import msgspec
 
 from coordinator.commands.command import PAGES, Command, Example, Question
 from coordinator.commands.examples import QUEUE, QUEUE_FAIR, QUEUE_PAUSED, QUEUE_ROUTED
+from coordinator.commands.shadow import ShadowView
 from coordinator.commands.task import SchedulingStrategy
 from events.queue import DEFAULT, Policy, Route
 from projections.queue import Queue
@@ -66,6 +67,8 @@ class QueueView(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaul
     """Why its pending tasks wait, most of them first; of those that are not ready the first 10,000 are counted."""
     made_wait: list[MadeWait] = []
     """Whose tasks made whose wait, at most 100 pairs, the longest first."""
+    shadow: ShadowView | None = None
+    """How its candidate policy has done, if it has one."""
 
 
 class DefineQueue(Command[Queue], frozen=True, kw_only=True, gc=False):

@@ -21,6 +21,7 @@ from coordinator.deciders import (
     schedule,
     service,
     session,
+    shadow,
     silence,
     task,
     task_pause,
@@ -61,6 +62,7 @@ DECIDERS: dict[type[Command], Decider] = {
     **version.DECIDERS,
     **budget.DECIDERS,
     **queue.DECIDERS,
+    **shadow.DECIDERS,
     **hold.DECIDERS,
     **silence.DECIDERS,
 }
@@ -76,6 +78,7 @@ _TELLERS: dict[type[Command], Teller] = {
     **limit.TELLERS,
     **budget.TELLERS,
     **queue.TELLERS,
+    **shadow.TELLERS,
     **hold.TELLERS,
     **silence.TELLERS,
 }

@@ -37,9 +37,18 @@ from events.task import TaskStatus
 from projections.queue import default_queue, name_of, policy_of
 
 if TYPE_CHECKING:
+    from typing import Protocol
+
     from coordinator.deciders.rules import DecisionContext, Events, Rules
     from projections.queue import Queue
     from projections.world import World
+
+    class AboutQueue(Protocol):
+        """A command about one queue."""
+
+        @property
+        def queue_id(self) -> str: ...
+
 
 MOST_QUEUES = 1000
 MOST_WEIGHTS = 1000
@@ -64,7 +73,7 @@ def define(world: World, command: DefineQueue, _: DecisionContext) -> Events:
 
 def set_policy(world: World, command: SetPolicy, context: DecisionContext) -> Events:
     """Set the policy of a queue."""
-    known = _known(world, command.queue_id)
+    known = known_queue(world, command.queue_id)
     check_text("reason", command.reason, context.rules.text_chars_max)
     policy = None if command.policy is None else checked_policy(command.policy)
     if policy is not None and policy.strategy == "custom":
@@ -94,7 +103,7 @@ def _custom(policy: Policy, queue_id: str, rules: Rules) -> Policy:
 def pause(world: World, command: PauseQueue, context: DecisionContext) -> Events:
     """Pause a queue."""
     check_text("reason", command.reason, context.rules.text_chars_max)
-    known = _known(world, command.queue_id)
+    known = known_queue(world, command.queue_id)
     if known.paused_at is not None and known.reason == command.reason:
         return ()
     return (QueuePaused(queue_id=command.queue_id, reason=command.reason),)
@@ -103,14 +112,14 @@ def pause(world: World, command: PauseQueue, context: DecisionContext) -> Events
 def resume(world: World, command: ResumeQueue, context: DecisionContext) -> Events:
     """Resume a paused queue."""
     check_text("reason", command.reason, context.rules.text_chars_max)
-    if _known(world, command.queue_id).paused_at is None:
+    if known_queue(world, command.queue_id).paused_at is None:
         return ()
     return (QueueResumed(queue_id=command.queue_id, reason=command.reason),)
 
 
 def route(world: World, command: RouteQueue, context: DecisionContext) -> Events:
     """Begin the tasks of a queue on certain versions of workers, or on any."""
-    known = _known(world, command.queue_id)
+    known = known_queue(world, command.queue_id)
     check_text("reason", command.reason, context.rules.text_chars_max)
     if known.route == command.route:
         return ()
@@ -242,7 +251,13 @@ def priority_of(world: World, queue: str, label: str) -> int:
     return found
 
 
-def _known(world: World, queue_id: str) -> Queue:
+def known_queue(world: World, queue_id: str) -> Queue:
+    """
+    Return a queue; the default one is there even if nothing was ever said of it.
+
+    Raises:
+        NotFound: there is none of this name; the message has the nearest names.
+    """
     known = world.queues.get(checked(queue_id, "queue_id"))
     if known is not None:
         return known
@@ -251,7 +266,8 @@ def _known(world: World, queue_id: str) -> Queue:
     raise NotFound(f"queue {queue_id!r} not found: {_right(world, queue_id)}")
 
 
-def _told(world: World, command: DefineQueue | SetPolicy | PauseQueue | ResumeQueue | RouteQueue, *_: object) -> Queue:
+def queue_told(world: World, command: AboutQueue, *_: object) -> Queue:
+    """Tell the queue that a command is about."""
     return world.queues.get(command.queue_id) or default_queue()
 
 
@@ -264,9 +280,9 @@ DECIDERS: dict[type[Command], Decider] = {
     DeleteQueue: delete,
 }
 TELLERS: dict[type[Command], Teller] = {
-    DefineQueue: _told,
-    SetPolicy: _told,
-    PauseQueue: _told,
-    ResumeQueue: _told,
-    RouteQueue: _told,
+    DefineQueue: queue_told,
+    SetPolicy: queue_told,
+    PauseQueue: queue_told,
+    ResumeQueue: queue_told,
+    RouteQueue: queue_told,
 }

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from collections import Counter
 from itertools import chain, islice
+from math import isfinite
 from typing import TYPE_CHECKING
 
 import msgspec
 
 from coordinator.commands.queue import SHARES_SHOWN, MadeWait, QueueView, Sharer, WaitReason
+from coordinator.commands.shadow import ShadowView
 from coordinator.deciders.queue import tasks_in
+from coordinator.deciders.shadow import why_not
 from events.queue import DEFAULT
 from projections import blockage, waits
 from projections.hold import REQUESTS
-from projections.queue import default_queue, name_of, policy_of
+from projections.queue import default_queue, name_of, policy_of, regret_of
 from projections.ready import FIFO
 from projections.shares import Account, name_in
 
@@ -21,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from events.queue import FairShare
-    from projections.queue import Queue
+    from projections.queue import Queue, Shadow
     from projections.world import World
 
 
@@ -44,6 +47,7 @@ def queue_view(world: World, queue: Queue) -> QueueView:
         sharers=sharers,
         waits=_waits(world, queue.queue_id),
         made_wait=_made_wait(world, queue.queue_id),
+        shadow=None if queue.shadow is None else _shadow(world, queue.queue_id, queue.shadow),
     )
 
 
@@ -106,6 +110,20 @@ def _waits(world: World, queue_id: str) -> list[WaitReason]:
                 later = code or (waits.BACK_OFF if task.attempt else waits.LATER)
                 note(later, 1, task.submitted_at)
     return sorted(found.values(), key=lambda one: (-one.tasks, one.code))
+
+
+def _shadow(world: World, queue_id: str, shadow: Shadow) -> ShadowView:
+    """Return how a candidate policy has done, and whether it may be promoted."""
+    compared = shadow.compared
+    mean, high = regret_of(compared)
+    refusal = why_not(world, queue_id, shadow)
+    return ShadowView(
+        divergence=compared.differing / compared.decisions if compared.decisions else 0.0,
+        regret_s=mean,
+        regret_high_s=high if isfinite(high) else None,
+        refusal="" if refusal is None else refusal.reason,
+        why_not="" if refusal is None else refusal.message,
+    )
 
 
 def _made_wait(world: World, queue_id: str) -> list[MadeWait]:

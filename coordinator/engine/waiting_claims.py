@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from coordinator.deciders.rules import Rules
     from coordinator.deciders.signs import Signs
     from coordinator.engine.intake import Asked
-    from events.base import Event
+    from events.base import Event, Position
     from events.task import TaskStarted
     from projections.task import Task
     from projections.world import World
@@ -48,6 +48,9 @@ MOST_WAITING, MOST_OF_A_WORKER = 10_000, 1000
 
 FRESH_EVERY = 1000
 """So many recorded turns name all claims once, so that nobody has to read back further than that."""
+
+FRESH_FOR_SHADOWS = 100
+"""The same while candidate policies are compared: a follower that began later needs to know the claims."""
 
 PLACEMENT_BYTES = 800
 """Upper bound of a placement in a commit; used only to estimate how many still fit."""
@@ -101,6 +104,8 @@ class SchedulingWorker:
         self._recorded = Considered()
         self._turns = 0
         """How many turns were recorded since all claims were last named."""
+        self._named_for: dict[str, Position] = {}
+        """The candidate policies for which all claims were named: a follower has to know them."""
         self._passed: set[str] = set()
         """The ids of claims that gave way to others since the last recorded turn."""
 
@@ -193,7 +198,11 @@ class SchedulingWorker:
         """
         if not self._waiting or not self._world.indexes.ready:
             return _NOTHING
-        if self._turns >= FRESH_EVERY or self._went_bytes() > room // 4:
+        shadowed = self._world.indexes.shadowed
+        if self._turns >= (FRESH_FOR_SHADOWS if shadowed else FRESH_EVERY) or self._went_bytes() > room // 4:
+            self.forget_recorded()
+        if shadowed != self._named_for:
+            self._named_for = shadowed.copy()
             self.forget_recorded()
         seen = self._considered(heard_now, room // 2)
         turn = CoordinatorTurn(

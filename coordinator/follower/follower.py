@@ -21,6 +21,7 @@ from coordinator.bus.connection import CONNECT_TIMEOUT_S, Bus
 from coordinator.follower.feed import Feed
 from coordinator.follower.lag import lag
 from coordinator.follower.read_door import ReadDoor, ReadLimits
+from coordinator.follower.shadows import Shadows
 from coordinator.follower.snapshotter import SnapshotLimits, Snapshotter
 from coordinator.follower.store_size import measure, size_of
 from coordinator.health.history import CheckHistory
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
     from pathlib import Path
 
+    from coordinator.commands.shadow import ReportShadow
     from coordinator.follower.feed import FeedLimits
     from projections.source import CommitSource
     from projections.store.port import Store
@@ -68,6 +70,8 @@ class Follower:
     def __init__(self, source: CommitSource, path: Path, limits: FollowerLimits | None = None) -> None:
         self.store: Store | None = None
         self.projector: Projector | None = None
+        self.shadows: Shadows | None = None
+        """Compares candidate policies while the projector runs."""
         self.feed: Feed | None = None
         self.begins: Callable[[int], Awaitable[bytes | None]] | None = None
         """Returns the newest snapshot of the journal before a slot."""
@@ -166,6 +170,11 @@ class Follower:
         assert self._failure is not None
         raise self._failure
 
+    def compared(self, every_s: float) -> list[ReportShadow]:
+        """Return what is to be reported of candidate policies, of each queue every *every_s* seconds."""
+        shadows, projector = self.shadows, self.projector
+        return [] if shadows is None or projector is None else list(shadows.reports(projector.world, every_s))
+
     async def wait_opened(self, timeout_s: float) -> Store:
         """
         Wait until the store is open and return it.
@@ -205,9 +214,15 @@ class Follower:
         self._opened.set()
         log.info("follower_started", path=str(self._path), position=str(store.position().position))
         try:
+            shadows = Shadows()
             self.projector = Projector(
-                self._source, store, snapshot=await self._snapshot(store), limits=self._limits.projector
+                self._source,
+                store,
+                snapshot=await self._snapshot(store),
+                limits=self._limits.projector,
+                fold=shadows.apply_record,
             )
+            self.shadows = shadows
             async with task_group() as tasks:
                 sweeping = tasks.create_task(self._keep_bounded(store))
                 try:
@@ -224,7 +239,7 @@ class Follower:
             # Keep answering questions from what was read, until the process that runs this stops it on `wait_failed`.
             await asyncio.Event().wait()
         finally:
-            self.store = self.projector = None
+            self.store = self.projector = self.shadows = None
             self._opened.clear()
             log.info("follower_stopped", path=str(self._path), position=str(store.position().position))
         raise AssertionError

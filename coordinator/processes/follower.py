@@ -15,6 +15,7 @@ from coordinator.client.client import Client
 from coordinator.follower.feed import FeedLimits
 from coordinator.follower.feed_chain import ChainLimits
 from coordinator.follower.follower import Follower, FollowerLimits
+from coordinator.follower.shadows import run_shadow_reports
 from coordinator.follower.snapshotter import SnapshotLimits
 from coordinator.health.check_worker import run_health_checks
 from coordinator.home import Home
@@ -79,7 +80,7 @@ def checks_of(settings: Settings) -> dict[str, Any]:
 async def open_follower(
     settings: Settings, url: str, home: Home, client: Client, login: dict[str, Any], *, archive: Path | None = None
 ) -> AsyncIterator[Follower]:
-    """Follow the journal into the store of *home*, and check services through *client*, while the block runs."""
+    """Follow the journal into the store of *home*, check services and report through *client*, while the block runs."""
     async with (
         Follower.open(
             url,
@@ -96,11 +97,16 @@ async def open_follower(
         ) as follower,
         task_group() as tasks,
     ):
-        checking = tasks.create_task(run_health_checks(client, **checks_of(settings)))
+        every_s = settings.follower.shadow_report_s
+        working = [
+            tasks.create_task(run_health_checks(client, **checks_of(settings))),
+            tasks.create_task(run_shadow_reports(client, follower.compared, every_s=every_s)),
+        ]
         try:
             yield follower
         finally:
-            checking.cancel()
+            for task in working:
+                task.cancel()
 
 
 async def follow(settings: Settings, url: str) -> None:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from coordinator.app.facade import Facade
 from coordinator.client.paging import listed
-from coordinator.commands.arguments import number, text
+from coordinator.commands.arguments import number, text, whole
 from coordinator.commands.queue import (
     DefineQueue,
     DeleteQueue,
@@ -16,12 +16,14 @@ from coordinator.commands.queue import (
     ResumeQueue,
     SetPolicy,
 )
+from coordinator.commands.shadow import PromotePolicy, RollBackPolicy, SetShadow
 from coordinator.scheduler.scheduling_policy import SchedulingPolicy
 from events.errors import Refused, shown
 from events.queue import DEFAULT
 
 if TYPE_CHECKING:
     from coordinator.commands.queue import QueueView
+    from events.queue import Policy
     from projections.queue import Queue
 
 PAGE = 100
@@ -55,11 +57,67 @@ class TaskQueues(Facade):
             Refused: the policy is a CUSTOM one, which runs where its program runs, or an option has no meaning here.
             NotFound: the queue does not exist.
         """
-        if policy is not None and not isinstance(policy, SchedulingPolicy):
-            raise Refused(f"policy {shown(policy)} is not a SchedulingPolicy or None", reason="bad_type")
-        wanted = None if policy is None else policy.live()
-        command = SetPolicy(queue_id=text("queue", queue), policy=wanted, reason=text("reason", reason))
+        command = SetPolicy(queue_id=text("queue", queue), policy=_live(policy), reason=text("reason", reason))
         changed: Queue = await self.execute(command)
+        return changed
+
+    async def set_shadow(
+        self,
+        policy: SchedulingPolicy | None,
+        *,
+        queue: str = DEFAULT,
+        regret_max: float = 0.0,
+        min_decisions: int = 1000,
+        reason: str = "",
+    ) -> Queue:
+        """
+        Compare a candidate for the policy of a queue with the live one.
+
+        Args:
+            policy: the candidate with its options; None to compare none any more.
+            queue: the queue.
+            regret_max: the regret above which it is not promoted, in weighted seconds for each decision.
+            min_decisions: how many decisions must be compared before it is promoted.
+            reason: why, for the journal.
+
+        Raises:
+            Refused: the policy is a CUSTOM one, or shares what the live policy does not count, or a bound is invalid.
+            NotFound: the queue does not exist.
+        """
+        command = SetShadow(
+            queue_id=text("queue", queue),
+            policy=_live(policy),
+            regret_max=number("regret_max", regret_max),
+            min_decisions=whole("min_decisions", min_decisions),
+            reason=text("reason", reason),
+        )
+        changed: Queue = await self.execute(command)
+        return changed
+
+    async def promote_policy(self, queue: str = DEFAULT, reason: str = "") -> Queue:
+        """
+        Take the tasks of a queue by its candidate from now on.
+
+        Raises:
+            Refused: it has no candidate, or the regret of that may be above its bound, or too little was compared.
+            NotFound: the queue does not exist.
+        """
+        promoted: Queue = await self.execute(
+            PromotePolicy(queue_id=text("queue", queue), reason=text("reason", reason))
+        )
+        return promoted
+
+    async def roll_back_policy(self, queue: str = DEFAULT, reason: str = "") -> Queue:
+        """
+        Take the tasks of a queue again by the policy that it had before the last promotion.
+
+        Raises:
+            Refused: its policy was not promoted.
+            NotFound: the queue does not exist.
+        """
+        changed: Queue = await self.execute(
+            RollBackPolicy(queue_id=text("queue", queue), reason=text("reason", reason))
+        )
         return changed
 
     async def pause_queue(self, queue: str, reason: str = "") -> Queue:
@@ -110,3 +168,10 @@ class TaskQueues(Facade):
             found += page
             if len(page) < PAGE:
                 return found
+
+
+def _live(policy: SchedulingPolicy | None) -> Policy | None:
+    """Return what the coordinator knows of a policy."""
+    if policy is not None and not isinstance(policy, SchedulingPolicy):
+        raise Refused(f"policy {shown(policy)} is not a SchedulingPolicy or None", reason="bad_type")
+    return None if policy is None else policy.live()

@@ -330,6 +330,9 @@ class FollowerSettings(Section):
     niceness: int = number(
         5, 0, 19, "nice value: higher yields CPU to other processes; the follower then lags and catches up later"
     )
+    shadow_report_s: float = number(
+        30.0, 0.5, DAY_S, "seconds between two reports of how a candidate policy compares with the live one"
+    )
     creds: Location | None = plain(None, "file of credentials, instead of nats.creds")
 
 

@@ -73,7 +73,9 @@ from events.pool import (
 )
 from events.prices import Price, PricesSet
 from events.queue import (
+    Comparison,
     FairShare,
+    OtherDecision,
     Policy,
     QueueBlocked,
     QueueDefined,
@@ -81,8 +83,12 @@ from events.queue import (
     QueuePaused,
     QueuePolicyFailed,
     QueuePolicySet,
+    QueuePromoted,
     QueueResumed,
+    QueueRolledBack,
     QueueRouted,
+    QueueShadowReported,
+    QueueShadowSet,
     Route,
 )
 from events.resources import Resources
@@ -152,6 +158,15 @@ _RETRY = RetryPolicy(
     non_retryable=("ValueError", "service.Gone"),
     when_exhausted="pause",
 )
+
+_ALL_OF_A_POLICY = Policy(
+    strategy="priority",
+    ageing_s=60.0,
+    priority_weights={"urgent": 9},
+    fair=FairShare(by="key", cost="tokens", half_life_s=60.0, weights={"acme": 3.0}),
+    custom="policies:Cheapest",
+)
+"""No policy has all of this; each part has a form on the wire."""
 
 EXAMPLES: dict[str, Event] = {
     # containers
@@ -749,6 +764,60 @@ EXAMPLES: dict[str, Event] = {
     "queue.policy_set.v1.2": QueuePolicySet(
         queue_id="default", policy=Policy(strategy="custom", custom="policies:Cheapest"), reason="a trial"
     ),
+    "queue.shadow_set.v1": QueueShadowSet(
+        queue_id="reports",
+        policy=Policy(strategy="priority", ageing_s=60.0),
+        against=Policy(strategy="fifo"),
+        regret_max=0.5,
+        min_decisions=500,
+        reason="urgent ones wait",
+    ),
+    "queue.shadow_reported.v1": QueueShadowReported(
+        queue_id="reports",
+        after=41,
+        upto=97,
+        compared=Comparison(
+            turns=12,
+            skipped=3,
+            decisions=30,
+            differing=4,
+            regret_s=2.5,
+            regret_squares=1.5,
+            regret_by_decisions=6.5,
+            decision_squares=90,
+        ),
+        examples=(
+            OtherDecision(
+                sequence=97, task_id="task_1", worker_id="worker_1", other_task_id="task_2", other_worker_id="worker_2"
+            ),
+        ),
+    ),
+    "queue.promoted.v1": QueuePromoted(
+        queue_id="reports",
+        policy=Policy(strategy="priority", ageing_s=60.0),
+        before=Policy(strategy="fair", fair=FairShare(by="key")),
+        decisions=1200,
+        regret_s=-0.25,
+        regret_high_s=0.125,
+        regret_max=0.5,
+        reason="urgent ones begin sooner",
+    ),
+    "queue.rolled_back.v1": QueueRolledBack(
+        queue_id="default", policy=Policy(strategy="priority"), by_settings=True, reason="reports are late"
+    ),
+    "queue.shadow_set.v1.2": QueueShadowSet(
+        queue_id="reports", policy=_ALL_OF_A_POLICY, against=_ALL_OF_A_POLICY, regret_max=0.5
+    ),
+    "queue.promoted.v1.2": QueuePromoted(
+        queue_id="reports",
+        policy=_ALL_OF_A_POLICY,
+        before=_ALL_OF_A_POLICY,
+        decisions=1200,
+        regret_s=-0.25,
+        regret_high_s=0.125,
+        regret_max=0.5,
+    ),
+    "queue.rolled_back.v1.2": QueueRolledBack(queue_id="reports", policy=_ALL_OF_A_POLICY),
     "queue.paused.v1": QueuePaused(queue_id="reports", reason="the model is down"),
     "queue.blocked.v1": QueueBlocked(
         queue_id="reports",

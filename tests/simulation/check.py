@@ -40,7 +40,7 @@ from events.inbox import InboxRecorded, InboxRefused
 from events.limit import LimitEvent
 from events.node import NodeLost
 from events.pool import TASKS, PoolAllocated, PoolEvent, PoolReleased, PoolWithdrawn
-from events.queue import DEFAULT, QueueDeleted, QueuePaused, QueueResumed, QueueRouted
+from events.queue import DEFAULT, QueueDeleted, QueueEvent, QueuePaused, QueueResumed, QueueRouted
 from events.schedule import (
     ScheduleDefined,
     ScheduleDeleted,
@@ -80,6 +80,7 @@ from tests.simulation.kept_budgets import KeptBudgets
 from tests.simulation.kept_gangs import KeptGangs
 from tests.simulation.kept_limits import KeptLimits
 from tests.simulation.kept_pools import KeptPools
+from tests.simulation.kept_shadows import KeptShadows
 from tests.simulation.kept_versions import KeptVersions
 from tests.simulation.kept_waits import KeptWaits
 from tests.simulation.promises import Promise, Violation
@@ -296,6 +297,7 @@ class History:
         self._pools = KeptPools()
         self._fit = Fit()
         self._versions = KeptVersions()
+        self._shadows = KeptShadows()
         self._leader = ""
 
     def take(self, envelope: Envelope, sequence: int) -> None:
@@ -318,6 +320,8 @@ class History:
             _broken(Promise.FORBIDDEN, f"{envelope} was caused by someone who may do nothing")
         if wrong := self._pools.take(event, envelope.actor, time, sequence):
             _broken(Promise.POOL, wrong)
+        if isinstance(event, QueueEvent) and (wrong := self._shadows.take(event, sequence)):
+            _broken(Promise.SHADOW, wrong)
         if isinstance(event, TaskEvent):
             self._count(event, envelope.actor, time)
             self._retries.take(event, time)
@@ -492,6 +496,7 @@ class History:
         elif not (isinstance(event, TaskStarted) and event.claim_id == DIRECT):
             self._fit.take(event, time)
         self.kinds["fitted"] = self._fit.checked
+        self.kinds["compared_with_itself"] = self._shadows.equal
 
     def _start(self, event: TaskStarted, sequence: int) -> None:
         commit, held = self._claims.setdefault(event.claim_id, (sequence, set()))

@@ -23,11 +23,13 @@ from coordinator.bus.jetstream import key_stream, key_subject
 from coordinator.clock import SystemClock
 from coordinator.commands.node import NodeOrders, SyncNode
 from coordinator.commands.task import GetTask
+from coordinator.deciders import shadow
 from coordinator.deciders.due import due as find_due
 from coordinator.deciders.rules import AgentType, Limits, Rules
 from coordinator.doors.inbox import InboxLimits
 from coordinator.engine.engine import Engine
 from coordinator.follower.feed import Feed, FeedLimits
+from coordinator.follower.shadows import Shadows, run_shadow_reports
 from coordinator.follower.snapshotter import SnapshotLimits, Snapshotter
 from coordinator.health.check_worker import HealthChecks
 from coordinator.health.outcome import CheckResult
@@ -59,8 +61,9 @@ from tests.simulation.disk import Disk
 from tests.simulation.faults import Dice, Plan
 from tests.simulation.ganger import Ganger
 from tests.simulation.holder import Holder
+from tests.simulation.kept_shadows import TURNS_LEAST
 from tests.simulation.loop import PROCESS, Process, SeededLoop
-from tests.simulation.operator import Limiter, Operator, Releaser
+from tests.simulation.operator import Limiter, Operator, Promoter, Releaser
 from tests.simulation.promises import Promise, Violation
 from tests.simulation.sharer import Sharer
 from tests.simulation.task_rules import rules_of
@@ -72,6 +75,7 @@ if TYPE_CHECKING:
 
     from coordinator.client.client import Client
     from coordinator.commands.command import Command
+    from coordinator.commands.shadow import ReportShadow
     from coordinator.deciders.deadlines import Deadlines
     from coordinator.deciders.rules import DecisionContext
     from coordinator.deciders.signs import Signs
@@ -307,6 +311,8 @@ class Sim:
             users[f"pooluser{number}"] = self._act(actors.PoolUser)
         if plan.has_queues:
             users["operator0"] = self._act(Operator)
+        if plan.has_shadows:
+            users["promoter0"] = self._act(Promoter)
         if plan.has_holds:
             users["holder0"] = self._act(Holder)
         if plan.has_limits:
@@ -400,23 +406,37 @@ class Sim:
     async def _follow(self, process: Process) -> None:
         plan, subjects = self.plan, Subjects(NAMESPACE)
         projector: Projector | None = None
+        shadows = Shadows(process.heard)
         async with (
             bus.Bus.open(URL, name=process.name) as connection,
             bus.Bus.open(URL, name="feed", buffered=False) as feed_bus,
             task_group() as tasks,
         ):
             journal = NatsJournal(connection, subjects)
+
+            def compared(every_s: float) -> list[ReportShadow]:
+                return [] if projector is None else list(shadows.reports(projector.world, every_s))
+
             if plan.has_snapshots:
                 kept = Snapshots(connection, subjects, kept=SNAPSHOTS.kept)
                 tasks.create_task(Snapshotter(kept, lambda: projector, SNAPSHOTS).run())
             if plan.has_feed:
                 self.feed = Feed(feed_bus, subjects, NatsJournal(feed_bus, subjects), FEED, now=process.wall)
                 tasks.create_task(self.feed.run())
+            if plan.has_shadows:
+                tasks.create_task(self._report_shadows(process, compared))
             while True:
                 with suppress(Unavailable):
-                    projector = Projector(journal, self.store)
+                    shadows = Shadows(process.heard)
+                    projector = Projector(journal, self.store, fold=shadows.apply_record if plan.has_shadows else None)
                     await projector.run()
                 await asyncio.sleep(0.5)
+
+    @staticmethod
+    async def _report_shadows(process: Process, compared: Callable[[float], list[ReportShadow]]) -> None:
+        async with connect(process.name) as client:
+            client.attempt_timeout_s = 1.0
+            await run_shadow_reports(client, compared, every_s=0.5)
 
     async def _check_health(self, process: Process) -> None:
         async with connect(process.name) as client, task_group() as tasks:
@@ -492,6 +512,7 @@ class Sim:
 
         with (
             mock.patch("coordinator.engine.engine.due", due),
+            mock.patch.object(shadow, "TURNS_LEAST", TURNS_LEAST),
             mock.patch.object(bus, "NatsClient", Connection),
             mock.patch.object(high_water, "os", self.disk),
             mock.patch.object(TimeOrderedIds, "new", lambda _, prefix: self.new_id(prefix)),

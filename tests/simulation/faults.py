@@ -52,7 +52,8 @@ EVENTS = (
     "coordinator.mass_silence_noticed", "coordinator.stopped", "fed", "fitted", "idempotency.forgotten", "inbox.read",
     "inbox.recorded", "inbox.refused", "lost_after_mass_silence", "node.lost", "node.returned", "pool.allocated",
     "pool.bound", "pool.preempted", "pool.requested", "pool.withdrawn",
-    "queue.routed", "schedule.deleted", "schedule.fired", "schedule.paused", "schedule.queued", "schedule.skipped",
+    "queue.routed", "queue.shadow_reported",
+    "schedule.deleted", "schedule.fired", "schedule.paused", "schedule.queued", "schedule.skipped",
     "service.health_changed", "task.attempt_failed", "task.cancelled", "task.extended", "task.failed",
     "task.progressed", "task.paused", "task.report_refused", "task.resumed", "task.timed_out", "caught_up",
     "version.reinstated", "version.retired", "versioned", "worker.left", "worker.lost",
@@ -133,6 +134,8 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     """Whether tasks ask for certain workers, and for amounts with names."""
     has_versions: bool = False
     """Whether workers have build ids, and an operator routes and retires them."""
+    has_shadows: bool = False
+    """Whether candidate policies are compared, promoted and rolled back."""
     has_access: bool = False
     """Whether some users have rules and quotas."""
     stop_grace_s: float = 2.0
@@ -193,6 +196,7 @@ def plan_of(seed: int) -> Plan:
         has_gangs=seed % 13 == 6 and seed % 3 != 2,  # limits would let tasks of a gang take the place of others
         has_labels=seed % 7 == 6,
         has_versions=seed % 5 == 4,
+        has_shadows=seed % 21 == 19 and not forgets,  # a part of those with queues
         has_access=random.random() < 0.25,
         stop_grace_s=random.choice((2.0, 15.0)),
         has_snapshots=random.random() < 0.3,

@@ -5,7 +5,16 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from coordinator.commands.limit import DefineLimit, DeleteLimit
-from coordinator.commands.queue import DefineQueue, DeleteQueue, PauseQueue, ResumeQueue, RouteQueue, SetPolicy
+from coordinator.commands.queue import (
+    DefineQueue,
+    DeleteQueue,
+    GetQueue,
+    PauseQueue,
+    ResumeQueue,
+    RouteQueue,
+    SetPolicy,
+)
+from coordinator.commands.shadow import PromotePolicy, RollBackPolicy, SetShadow
 from coordinator.commands.version import ReinstateVersion, RetireVersion
 from events.errors import NotFound, Refused
 from events.limit import Terms, WhenBusy
@@ -23,6 +32,10 @@ STRATEGIES = ("fifo", "priority", "round_robin", "least_loaded", "weighted_round
 LIMITS = ("l", "m")
 VERSIONS = ("b1", "b2")
 BUSY = (WhenBusy.QUEUE, WhenBusy.QUEUE, WhenBusy.REPLACE_WAITING, WhenBusy.CANCEL_RUNNING)
+
+
+PROMOTED = "p"
+"""A queue that nobody deletes."""
 
 
 class Changing(Actor):
@@ -93,6 +106,33 @@ class Releaser(Changing):
         share = self.random.choice((0.0, 10.0, 50.0, 100.0))
         route = Route(current=self.random.choice((build_id, build_id, "")), ramping=other, percent=share)
         return RouteQueue(queue_id=queue_id, route=route, without_workers=True)
+
+
+class Promoter(Changing):
+    """Lets candidate policies be compared, promotes them if that is allowed, and rolls back; at last none is left."""
+
+    async def run(self) -> None:
+        queues = (DEFAULT, PROMOTED)
+        await self._try(DefineQueue(queue_id=PROMOTED))
+        while self.sim.dice.on:
+            for queue_id in queues:
+                await self._try(await self._candidate(queue_id))
+            await self.sleep(2.0, 6.0)
+            for queue_id in queues:
+                await self._try(PromotePolicy(queue_id=queue_id))
+            if self.random.random() < 0.5:
+                await self._try(RollBackPolicy(queue_id=self.random.choice(queues)))
+        for queue_id in queues:
+            await self._try(SetShadow(queue_id=queue_id))
+
+    async def _candidate(self, queue_id: str) -> Command:
+        """Return one, in a third of the cases the live policy itself."""
+        strategy, ageing_s = self.random.choice(STRATEGIES[:4]), self.random.choice((0.0, 1.0))
+        policy = Policy(strategy=strategy, ageing_s=ageing_s)
+        if self.random.random() < 0.34:
+            policy = (await self.ask(GetQueue(queue_id=queue_id))).policy
+        bound, least = self.random.choice((-1.0, 0.0, 0.0, 0.5, 100.0)), self.random.choice((1, 4))
+        return SetShadow(queue_id=queue_id, policy=policy, regret_max=bound, min_decisions=least)
 
 
 class Operator(Changing):

@@ -15,8 +15,9 @@ from unittest import mock
 import msgspec
 
 from coordinator.client.client import Client
+from coordinator.commands.shadow import ReportShadow
 from coordinator.commands.task import SubmitTask
-from coordinator.deciders import cancel_ladder, dependencies, pool_owners, submit_rules, supervision
+from coordinator.deciders import cancel_ladder, dependencies, dispatch, pool_owners, shadow, submit_rules, supervision
 from coordinator.deciders import hold as holds
 from coordinator.deciders import schedule as schedules
 from coordinator.deciders import task as decide
@@ -39,7 +40,7 @@ from events.container import ContainerStatus
 from events.resources import Resources
 from events.schedule import Catchup
 from events.task import TaskAttemptFailed, TaskStatus
-from projections import blockage, container, indexes, version, waits, worker_filters, world
+from projections import blockage, container, indexes, queue, version, waits, worker_filters, world
 from projections import task as projected
 from projections.budget import span_at, window_s
 from projections.considered import Considered
@@ -59,7 +60,7 @@ if TYPE_CHECKING:
     from coordinator.journal.slots import Draft
     from events.after import After
     from events.base import Envelope, Position
-    from events.queue import Route
+    from events.queue import Comparison, Route
     from events.task import TaskSubmitted
     from projections.budget import Period
     from projections.pool import Allocation, Request
@@ -713,6 +714,36 @@ def reservation_of_the_turn_before() -> Iterator[None]:
         yield
 
 
+@contextmanager
+def regret_ignored() -> Iterator[None]:
+    """A candidate is promoted whatever its regret is."""
+
+    def regret_of(compared: Comparison) -> tuple[float, float]:
+        mean, _ = queue.regret_of(compared)
+        return mean, -1e9
+
+    with mock.patch.object(shadow, "regret_of", regret_of):
+        yield
+
+
+@contextmanager
+def report_counted_twice() -> Iterator[None]:
+    """A report is counted wherever the last one ended."""
+    original = shadow.report
+
+    def report(world: World, command: Any, context: Any) -> Any:
+        known = world.queues.get(command.queue_id)
+        if known is None or known.shadow is None:
+            return original(world, command, context)
+        with mock.patch.dict(world.queues):
+            kept = msgspec.structs.replace(known.shadow, upto=command.after)
+            world.queues[command.queue_id] = msgspec.structs.replace(known, shadow=kept)
+            return original(world, command, context)
+
+    with mock.patch.dict(dispatch.DECIDERS, {ReportShadow: report}):
+        yield
+
+
 PLANTED: dict[str, Callable[[], AbstractContextManager[None]]] = {
     bug.__name__: bug
     for bug in (
@@ -775,6 +806,8 @@ PLANTED: dict[str, Callable[[], AbstractContextManager[None]]] = {
         reserved_twice,
         cap_of_last_window,
         reservation_of_the_turn_before,
+        regret_ignored,
+        report_counted_twice,
     )
 }
 """Every bug by its name."""
@@ -811,7 +844,9 @@ FOUND_FROM = {
     "quota_of_pool_ignored": 46,
     "reason_forgotten": 11,
     "refund_forgotten": 19,
+    "regret_ignored": 166,
     "repeat_re_decided": 25,
+    "report_counted_twice": 19,
     "reservation_of_the_turn_before": 143,
     "reserved_twice": 30,
     "retired_is_served": 9,

@@ -20,6 +20,7 @@ class Promise(Enum):
     PREFERS = "a task that prefers a worker starts at another one only after its time, or without such a worker"
     VERSION = "a task that began on a version of workers goes on there, or where the tasks of that one were moved"
     RAMP = "a task begins on the version that the route of its queue says for its id"
+    SHADOW = "no candidate policy is promoted above its bound of regret, and none has a regret beside itself"
     ONE_CONTAINER = "one generation of a container runs, once"
     EXPLAINED = "each placement follows from the journal before it and what its turn recorded"
     REPLAY = "a replay gives the live world"

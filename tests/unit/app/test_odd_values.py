@@ -16,6 +16,7 @@ from coordinator.app.subscribe import EventFilter
 from coordinator.commands.acting import acting
 from coordinator.commands.node import RegisterNode
 from coordinator.commands.payloads import value_of
+from coordinator.commands.shadow import ReportShadow
 from coordinator.commands.worker import RegisterWorker
 from coordinator.container import AgentContainer, ContainerConfig, ContainerManager, ResourceLimits, ResourceManager
 from coordinator.deciders.rules import Rules
@@ -37,6 +38,7 @@ from coordinator.scheduler import (
 from coordinator.worker.handlers import handler_of
 from coordinator.worker.worker import Worker
 from events import codec
+from events.queue import Comparison
 from events.resources import Resources
 from events.retry import RetryPolicy
 from events.task import Payload, Prefer
@@ -147,6 +149,25 @@ async def a_queue(here: Here) -> Valid:
     return {"queue": "q"}
 
 
+async def a_compared_queue(here: Here) -> Valid:
+    queues = TaskQueues(here.app)
+    await queues.define_queue("q")
+    await queues.set_shadow(SchedulingPolicy(PolicyType.PRIORITY), queue="q", min_decisions=1)
+    shadow = (await queues.get_queue("q")).queue.shadow
+    assert shadow is not None
+    await here.app.execute(RegisterWorker(worker_id=f"v{shadow.upto}"))
+    compared = Comparison(turns=10, decisions=10, decision_squares=10)
+    report = ReportShadow(queue_id="q", after=shadow.upto, upto=shadow.upto + 1, compared=compared)
+    await here.app.execute(report)
+    return {"queue": "q"}
+
+
+async def a_promoted_queue(here: Here) -> Valid:
+    await a_compared_queue(here)
+    await TaskQueues(here.app).promote_policy("q")
+    return {"queue": "q"}
+
+
 async def a_paused_queue(here: Here) -> Valid:
     await TaskQueues(here.app).define_queue("q")
     await TaskQueues(here.app).pause_queue("q")
@@ -247,6 +268,9 @@ METHODS: dict[type[Any], dict[str, Method]] = {
     TaskQueues: {
         "define_queue": Method({"queue": "q"}, fields={"queue": "queue_id"}),
         "set_policy": Method({"policy": None}, fields={"queue": "queue_id", "policy": ""}),
+        "set_shadow": Method({"policy": None}, fields={"queue": "queue_id", "policy": ""}),
+        "promote_policy": Method({}, a_compared_queue, {"queue": "queue_id"}),
+        "roll_back_policy": Method({}, a_promoted_queue, {"queue": "queue_id"}),
         "pause_queue": Method({}, a_queue, {"queue": "queue_id"}),
         "resume_queue": Method({}, a_paused_queue, {"queue": "queue_id"}),
         "delete_queue": Method({}, a_queue, {"queue": "queue_id"}),

@@ -50,6 +50,9 @@ def test_orders_that_make_nothing_with_an_id_are_remembered() -> None:
     """The world does not show whether these commands were carried out."""
     remembered = {command.__name__ for command in DECIDED if command.REMEMBERED}
     assert remembered == {
+        "SetShadow",
+        "PromotePolicy",
+        "RollBackPolicy",
         "StartContainer",
         "StopContainer",
         "PauseContainer",

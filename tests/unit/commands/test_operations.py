@@ -39,6 +39,10 @@ IMPOSSIBLE = {
         for verb in ("complete", "fail", "progress")
         for code in ("bad_filter", "bad_budget")
     },
+    **{
+        ("queue.get", code): "it is told why a candidate may not be promoted"
+        for code in ("shadow_outdated", "shadow_regret", "shadow_too_few")
+    },
     ("budget.correct", "bad_budget"): "its window was accepted with the budget",
     ("schedule.define", "unknown_predecessor"): "its tasks stick to no others",
     ("schedule.define", "bad_priority"): "the priority of a schedule's tasks is a number",

@@ -83,7 +83,9 @@ ALSO: dict[str, dict[str, Any]] = {
     "define_schedule": {"every_s": 60},
     "find_tasks": {"where": "true"},
     "hold_tasks": {"where": "true"},
+    "report_shadow": {"compared": {"turns": 1, "decisions": 1, "decision_squares": 1}, "upto": 3},
     "set_prices": {"models": {}},
+    "set_shadow": {"policy": {"strategy": "priority"}},
 }
 """Fields that a command needs, or that have a form of their own."""
 
@@ -167,5 +169,16 @@ async def wrong_with(rig: Rig, name: str, field: str, value: str, body: str) -> 
 
 OF_OTHERS = frozenset({"lease", "slots", "time_limits"})
 """Fields that an event has of something else, such as the attempt, or without what is not known in them."""
-STATES = frozenset({"too_many_containers", "no_room", "id_taken", "id_in_use", "registry_full", "too_many"})
+STATES = frozenset(
+    {
+        "too_many_containers",
+        "no_room",
+        "id_taken",
+        "id_in_use",
+        "registry_full",
+        "too_many",
+        "no_shadow",
+        "not_promoted",
+    }
+)
 """Refusals because of what is there already, such as that of an earlier value."""

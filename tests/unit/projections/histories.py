@@ -58,7 +58,9 @@ from events.pool import (
 from events.prices import Price, PricesSet
 from events.queue import (
     DEFAULT,
+    Comparison,
     FairShare,
+    OtherDecision,
     Policy,
     QueueBlocked,
     QueueDefined,
@@ -66,8 +68,12 @@ from events.queue import (
     QueuePaused,
     QueuePolicyFailed,
     QueuePolicySet,
+    QueuePromoted,
     QueueResumed,
+    QueueRolledBack,
     QueueRouted,
+    QueueShadowReported,
+    QueueShadowSet,
     Route,
 )
 from events.resources import NONE, Resources
@@ -579,7 +585,24 @@ class Historian:
                 ),
             ),
             self.blocked(),
+            QueueShadowSet(queue_id=queue_id, policy=policy, against=Policy(strategy="priority")),
         ]
+        known = self.world.queues.get(queue_id)
+        if known is not None and known.shadow is not None:
+            compared = Comparison(turns=2, decisions=3, regret_s=0.5, regret_squares=0.25)
+            upto, shadow = self.world.position.sequence, known.shadow
+            example = OtherDecision(sequence=upto, task_id="t1", worker_id="w1", other_task_id="t2")
+            possible += [
+                QueueShadowReported(
+                    queue_id=queue_id, after=shadow.upto, upto=upto, compared=compared, examples=(example,)
+                ),
+                QueuePromoted(
+                    queue_id=queue_id, policy=shadow.policy, decisions=3, regret_s=0, regret_high_s=0, regret_max=0
+                ),
+            ]
+        if known is not None and known.promoted is not None:
+            before = known.promoted
+            possible.append(QueueRolledBack(queue_id=queue_id, policy=before.before, by_settings=before.by_settings))
         if queue_id != DEFAULT and not any(
             task.queue == queue_id and not task.is_ended for task in self.world.tasks.values()
         ):

@@ -82,6 +82,7 @@ def test_the_roles_are_told_apart() -> None:
     others = frozenset().union(*(names for role, names in COMMANDS_OF.items() if role != "admin"))
     of_queues = {"define_queue", "set_policy", "pause_queue", "resume_queue", "delete_queue"}
     of_queues |= {"hold_tasks", "lift_hold", "define_limit", "delete_limit"}
+    of_queues |= {"set_shadow", "promote_policy", "roll_back_policy"}
     of_queues |= {"route_queue", "retire_version", "reinstate_version"}
     of_queues |= {"define_budget", "correct_budget", "remove_budget", "set_prices"}
     of_pools = {"define_pool", "move_share"}
