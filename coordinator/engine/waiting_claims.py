@@ -198,11 +198,7 @@ class SchedulingWorker:
         """
         if not self._waiting or not self._world.indexes.ready:
             return _NOTHING
-        shadowed = self._world.indexes.shadowed
-        if self._turns >= (FRESH_FOR_SHADOWS if shadowed else FRESH_EVERY) or self._went_bytes() > room // 4:
-            self.forget_recorded()
-        if shadowed != self._named_for:
-            self._named_for = shadowed.copy()
+        if self._must_name_all() or self._went_bytes() > room // 4:
             self.forget_recorded()
         seen = self._considered(heard_now, room // 2)
         turn = CoordinatorTurn(
@@ -243,6 +239,14 @@ class SchedulingWorker:
         is_full = len(started) == fitting or (seen.is_cut and len(started) < indexes.ready)
         turn = msgspec.structs.replace(turn, kept=sum(kept)) if kept else turn
         return Placement(started, [self._record(turn, claims, started)], is_full=is_full)
+
+    def _must_name_all(self) -> bool:
+        """Return whether the next turn names all claims: for readers that begin later, such as those of a candidate."""
+        shadowed = self._world.indexes.shadowed
+        is_new = shadowed != self._named_for
+        if is_new:
+            self._named_for = shadowed.copy()
+        return is_new or self._turns >= (FRESH_FOR_SHADOWS if shadowed else FRESH_EVERY)
 
     def offer(self, heard_now: float, most: int) -> tuple[list[Task], list[OfferedWorker]] | None:
         """Return up to *most* ready tasks and the workers that wait for a custom policy's choice; None without both."""
