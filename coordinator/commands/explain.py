@@ -60,7 +60,8 @@ class Explanation(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defa
     of this name, or of any; in four of five cases it starts between `starts_from_s` and `starts_until_s`. So it was in
     `estimates_right` of the last `estimates_scored` cases, 500 at most, since this writer leads. `workers` are at most
     twenty of those that are registered, the fitting ones first; `worker_counts` says of how many each code holds,
-    `fits` among them. `waited` says for what a task has waited since it was submitted, in seconds by code, the longest
+    `fits` among them, and `not_looked_at` of workers beyond the first 1,000 that handle its name: then no start is
+    estimated. `waited` says for what a task has waited since it was submitted, in seconds by code, the longest
     first: they add up to all time in which none of its attempts ran.
     """
 

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 from collections import Counter
 from difflib import get_close_matches
-from itertools import islice
+from heapq import nsmallest
+from itertools import chain, islice
+from operator import itemgetter
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -38,7 +40,7 @@ from projections.worker import WorkerStatus
 from projections.worker_filters import FIELDS, condition, facts_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     from coordinator.commands.task import SubmitTask
     from coordinator.deciders.rules import Rules
@@ -58,6 +60,13 @@ MORE_WORKERS = "start more workers like them"
 
 _TIERS = list(Tier)
 FITS = "fits"
+WORKERS_LOOKED_AT, OTHERS_LOOKED_AT = 1000, 100
+"""So many workers that handle a name are looked at, and so many others, to say what is against them."""
+NAMES_COMPARED = 1000
+"""So many names that workers handle are compared with one that none handles."""
+WORKERS_SAMPLED = 200
+"""With more workers, nothing is estimated that nobody asked for."""
+_ENDED = (WorkerStatus.LOST, WorkerStatus.LEFT)  # fewer than a set would pay for
 _PERMANENT = frozenset({"other_names", "too_small", "labels", "other_version", "rule"})
 """What a worker will never do for this task, as it is registered."""
 _STOPPING = frozenset({"draining", "container", "retired"})
@@ -94,7 +103,7 @@ def sample(world: World, signs: Signs, rules: Rules, heard_now: float, estimates
     if heard_now < estimates.sampled_at + SAMPLED_EVERY_S:
         return
     newest = next(reversed(world.indexes.tasks[TaskStatus.PENDING]), None)
-    if newest is not None:
+    if newest is not None and len(world.workers) <= WORKERS_SAMPLED:
         estimates.sampled_at = heard_now
         _pending(world, signs, world.tasks[newest], rules, heard_now, estimates)
 
@@ -149,12 +158,9 @@ def _pending(
 ) -> Explanation:
     indexes, policy = world.indexes, policy_of(world.queues, task.queue)
     waits_s = 0.0 if not task.preference or Patience(world).is_over(task) else prefers_for_s(task, indexes.now)
-    fits = {
-        worker.worker_id: dict(_against(world, signs, task, worker, rules, heard_now, waits_s))
-        for worker in world.workers.values()
-        if not worker.is_ended
-    }
+    fits = _fits(world, task, lambda one: dict(_against(world, signs, task, one, rules, heard_now, waits_s)))
     counts = Counter(code for against in fits.values() for code in against or (FITS,))
+    counts.update(dict(filter(itemgetter(1), (("other_names", fits.others), ("not_looked_at", fits.more)))))
     is_planned = task.task_id not in world.tasks and not task.waiting_for and task.retry_at <= indexes.now
     is_ready = is_planned or indexes.lanes.has(task)
     before = list(indexes.lanes.ahead_in(task, ordering_of(policy, "")))
@@ -176,7 +182,7 @@ def _pending(
         key=lambda reason: _TIERS.index(reason.tier),
     )
     expected = None
-    if all(reason.tier is Tier.ITSELF and reason.code not in _OPEN_END for reason in reasons):
+    if not fits.more and all(reason.tier is Tier.ITSELF and reason.code not in _OPEN_END for reason in reasons):
         able = [world.workers[worker_id] for worker_id, against in fits.items() if not _ABSENT & against.keys()]
         running_most = rules.max_concurrent_tasks
         expected = estimates.expect(world, task, able, before, running_most=running_most, prefers_s=waits_s)
@@ -185,7 +191,7 @@ def _pending(
         told = calibration.told(expected)
         if task.task_id in world.tasks:
             calibration.note(task, indexes.now, expected)
-    shown = sorted(fits, key=lambda worker_id: (len(fits[worker_id]), worker_id))[:MOST_WORKERS_SHOWN]
+    shown = nsmallest(MOST_WORKERS_SHOWN, fits, key=lambda worker_id: (len(fits[worker_id]), worker_id))
     return Explanation(
         task_id=task.task_id,
         status=task.status,
@@ -204,6 +210,40 @@ def _pending(
         workers=[WorkerFit(worker_id=one, fits=not fits[one], against=fits[one]) for one in shown],
         worker_counts=dict(sorted(counts.items())),
     )
+
+
+class _Fits(dict[str, dict[str, str]]):
+    """
+    What is against each of the workers that were looked at.
+
+    `more` of those that handle the name of the task were not, and `others` that do not handle it.
+    """
+
+    more = others = 0
+
+
+def _fits(world: World, task: Task, against: Callable[[WorkerState], dict[str, str]]) -> _Fits:
+    """
+    Return what is against the workers that have not ended, by what *against* says of one.
+
+    Some are looked at, as a question must not hold up the writer, however many workers somebody registers.
+    """
+    fits, name = _Fits(), task.task_name
+    others = 0
+    for worker_id, worker in world.workers.items():
+        if worker.status in _ENDED:
+            continue
+        if not worker.handles or name in worker.handles:
+            if len(fits) - others < WORKERS_LOOKED_AT:
+                fits[worker_id] = against(worker)
+            else:
+                fits.more += 1
+        elif others < OTHERS_LOOKED_AT:
+            others += 1
+            fits[worker_id] = against(worker)
+        else:
+            fits.others += 1
+    return fits
 
 
 def _against(
@@ -338,7 +378,7 @@ def _of_request(world: World, task: Task) -> Iterator[Reason]:
     )
 
 
-def _of_gangs(world: World, task: Task, fits: dict[str, dict[str, str]]) -> Iterator[Reason]:
+def _of_gangs(world: World, task: Task, fits: _Fits) -> Iterator[Reason]:
     """Yield what the gang of a task waits for, and whether room is kept for another one."""
     yield from _of_gang(world, task)
     yield from _of_room_kept(world, task, fits)
@@ -379,7 +419,7 @@ def _of_gang(world: World, task: Task) -> Iterator[Reason]:
     yield Reason(code="gang_waits", tier=Tier.ITSELF, text=text, change=MORE_WORKERS)
 
 
-def _of_room_kept(world: World, task: Task, fits: dict[str, dict[str, str]]) -> Iterator[Reason]:
+def _of_room_kept(world: World, task: Task, fits: _Fits) -> Iterator[Reason]:
     """Yield that the room that workers have for a task is kept for a gang."""
     name = room_kept_for(world) if world.indexes.gangs.gathered else ""
     if not name or name == gang_of(task):
@@ -434,7 +474,7 @@ def _of_fleet(world: World, task: Task, rules: Rules) -> Iterator[Reason]:
         )
 
 
-def _of_workers(world: World, task: Task, fits: dict[str, dict[str, str]]) -> Iterator[Reason]:
+def _of_workers(world: World, task: Task, fits: _Fits) -> Iterator[Reason]:
     """Yield why no worker can take the task, if none can."""
     goes_to = world.indexes.builds.of(task)
     if goes_to is not None and all({"other_version", "other_names", "silent"} & one.keys() for one in fits.values()):
@@ -509,17 +549,17 @@ def _build(build_id: str) -> str:
     return f"the build id {build_id}" if build_id else "no build id"
 
 
-def _never(world: World, task: Task, fits: dict[str, dict[str, str]]) -> Reason:
+def _never(world: World, task: Task, fits: _Fits) -> Reason:
     """Say why no worker could run the task even if it had nothing else to do."""
     named = [worker_id for worker_id, against in fits.items() if "other_names" not in against]
     if not named:
-        names = {name for worker_id in fits for name in world.workers[worker_id].handles}
-        near = get_close_matches(task.task_name, names, n=3)
+        handles = chain.from_iterable(world.workers[worker_id].handles for worker_id in fits)
+        near = get_close_matches(task.task_name, dict.fromkeys(islice(handles, NAMES_COMPARED)), n=3)
         meant = f": did you mean {' or '.join(near)}?" if near else ""
         return Reason(
             code="no_handler",
             tier=Tier.NEVER,
-            text=f"none of {len(fits)} workers handles {task.task_name!r}{meant}",
+            text=f"none of {len(fits) + fits.others} workers handles {task.task_name!r}{meant}",
             change=f"start a worker that handles {task.task_name!r}",
         )
     named = [worker_id for worker_id in named if "other_version" not in fits[worker_id]]

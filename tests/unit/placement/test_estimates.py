@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from coordinator.deciders.rules import Rules
 from coordinator.deciders.signs import Signs
 from coordinator.placement import estimates as module
+from coordinator.placement import explain as explaining
 from coordinator.placement.calibration import Expected
 from coordinator.placement.estimates import Estimates
 from coordinator.placement.explain import SAMPLED_EVERY_S, explain, sample
@@ -327,6 +328,20 @@ def test_the_task_that_came_last_is_estimated_now_and_then_and_scored() -> None:
     after = fold(*placed, *ended, said(submitted("next"), at=NOW + 10.0))
     found = explain(after, signs_of(after, {}), after.tasks["next"], RULES, HEARD, estimates)
     assert (found.estimates_right, found.estimates_scored) == (1, 1)
+
+
+def test_of_very_many_workers_nothing_is_estimated_that_nobody_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It would take long, and anybody may register workers."""
+    monkeypatch.setattr(explaining, "WORKERS_SAMPLED", 2)
+    facts = in_order(OLD, *ran("work", 10.0), worker(slots=1), *runs("r"), waits())
+    scored = []
+    for others in ([], [said(worker("two", slots=1), at=NOW)]):
+        world, estimates = fold(*facts, *others), Estimates()
+        sample(world, signs_of(world, {}), RULES, HEARD, estimates)
+        later = fold(*facts, *others, said(completed("r", "r.1.1"), at=NOW + 9.0), said(started(), at=NOW + 10.0))
+        estimates.look(later)
+        scored.append(estimates.calibration.scored)
+    assert scored == [1, 0]
 
 
 @pytest.mark.alone

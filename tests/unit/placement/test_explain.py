@@ -10,6 +10,7 @@ import pytest
 from coordinator.commands.explain import Blocker, Explanation, Tier
 from coordinator.deciders.rules import DecisionContext, Rules
 from coordinator.deciders.signs import Signs
+from coordinator.placement import explain as explaining
 from coordinator.placement.budget_reasons import amount
 from coordinator.placement.explain import MOST_WORKERS_SHOWN, explain, plan
 from coordinator.placement.matching import schedule
@@ -407,6 +408,29 @@ def test_few_workers_are_shown_and_all_are_counted() -> None:
     assert len(found.workers) == MOST_WORKERS_SHOWN
     assert found.workers[0].worker_id == "w0"
     assert found.worker_counts == {"fits": 1, "other_names": 49}
+
+
+def test_of_very_many_workers_some_are_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The others are counted; nothing is estimated from a part of those that could run it."""
+    monkeypatch.setattr(explaining, "WORKERS_LOOKED_AT", 3)
+    monkeypatch.setattr(explaining, "OTHERS_LOOKED_AT", 2)
+    able = [worker(f"a{number}", slots=1) for number in range(5)]
+    others = [worker(f"o{number}", handles=("x",)) for number in range(7)]
+    gone = [worker("gone"), WorkerLeft(worker_id="gone")]
+    found = told(*gone, *able, *others, submitted())
+    assert found.worker_counts == {"fits": 3, "not_looked_at": 2, "other_names": 7}
+    assert found.starts_in_s is None
+    assert [one.worker_id for one in found.workers] == ["a0", "a1", "a2", "o0", "o1"]
+    (reason,) = told(*others, submitted()).reasons
+    assert reason.text.startswith("none of 7 workers handles")
+
+
+def test_a_name_that_nobody_handles_is_compared_with_so_many(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Comparing takes long, and anybody may register workers."""
+    facts = worker("a", handles=("x", "y", "reports")), submitted(task_name="report")
+    assert "did you mean reports?" in told(*facts).summary
+    monkeypatch.setattr(explaining, "NAMES_COMPARED", 2)
+    assert "did you mean" not in told(*facts).summary
 
 
 def test_what_fits_by_the_explanation_is_what_the_scheduler_gives() -> None:
