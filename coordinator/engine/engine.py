@@ -15,6 +15,7 @@ Only `journal.commit` writes; only this file calls it.
 from __future__ import annotations
 
 import asyncio
+import gc
 import math
 from collections.abc import Iterator
 from contextlib import suppress
@@ -300,19 +301,13 @@ class Engine:
         """Take one turn; return whether it committed something."""
         turn = self._open_turn()
         try:
-            if self._resigning:
-                self._record_refusals(turn)
-            if about_itself:
-                turn.record(about_itself, COORDINATOR, are_apart=True)
-            self._take(turn)
-            looked = self._unblock(turn)
-            if not self.intake.has_commands:
-                self.signs.taken = self._heard
-            self._place(turn)
-            self._record_refusals(turn)
-            self._record_due(turn)
-            self._unblock(turn, looked)
-            self.inboxes.close(turn)
+            is_collecting = gc.isenabled()
+            gc.disable()  # what a turn needs for itself goes at its end: to look through it takes longer than the turn
+            try:
+                self._decide_turn(turn, about_itself)
+            finally:
+                if is_collecting:
+                    gc.enable()
             if turn.events:
                 await self._commit(turn)
             elif turn.answers and not self._is_fresh():
@@ -327,6 +322,22 @@ class Engine:
             turn.answer_all()
         self._hints.tell(self._clock.heard())
         return bool(turn.events)
+
+    def _decide_turn(self, turn: Turn, about_itself: Sequence[Event]) -> None:
+        """Take up what waits, and append the events of this turn."""
+        if self._resigning:
+            self._record_refusals(turn)
+        if about_itself:
+            turn.record(about_itself, COORDINATOR, are_apart=True)
+        self._take(turn)
+        looked = self._unblock(turn)
+        if not self.intake.has_commands:
+            self.signs.taken = self._heard
+        self._place(turn)
+        self._record_refusals(turn)
+        self._record_due(turn)
+        self._unblock(turn, looked)
+        self.inboxes.close(turn)
 
     def _turn_id(self) -> str:
         return f"{self.epoch.generation}-{self.epoch.sequence}-{self.turns}"

@@ -66,8 +66,8 @@ class Blockages:
         self._began = self._before = world.time
         """When this round began, and the one before."""
         self._seen: set[str] = set()
-        self._able: dict[_What, list[WorkerState]] = {}
-        self._able_at = -1
+        self._fleet = _Fleet(world)
+        self._fleet_at = -1
         self._regroupings = world.indexes.lanes.regroupings
 
     def due(self, signs: Signs, rules: Rules, heard_now: float, is_spent: Callable[[], bool]) -> Iterator[QueueBlocked]:
@@ -97,12 +97,11 @@ class Blockages:
         self._seen = set()
         self._round = iter(self._shapes())
 
-    def _registered(self) -> dict[_What, list[WorkerState]]:
-        """Return which workers may ever run a shape, as far as it was asked for since one of them changed."""
+    def _registered(self) -> _Fleet:
         changes = self._world.indexes.worker_changes
-        if changes != self._able_at:
-            self._able_at, self._able = changes, {}
-        return self._able
+        if changes != self._fleet_at:
+            self._fleet_at, self._fleet = changes, _Fleet(self._world)
+        return self._fleet
 
     def _shapes(self) -> list[tuple[str, ShapeKey, list[_Tasks]]]:
         """Return the shapes that have ready tasks, with all lanes of a queue that they are in, and those of gangs."""
@@ -231,6 +230,24 @@ def _age(task: Task) -> Position:
     return task.submitted
 
 
+class _Fleet:
+    """The workers that have not ended, by what they handle; made anew when one of them changes."""
+
+    def __init__(self, world: World) -> None:
+        self.able: dict[_What, list[WorkerState]] = {}
+        """Which of them may ever run a shape, as far as it was asked for."""
+        self.by_handles: dict[tuple[str, ...], list[WorkerState]] = {}
+        for one in world.workers.values():
+            if not one.is_ended:
+                self.by_handles.setdefault(one.handles, []).append(one)
+
+    def handling(self, task_name: str) -> Iterator[WorkerState]:
+        """Yield those that run tasks of a name."""
+        for handles, workers in self.by_handles.items():
+            if not handles or task_name in handles:
+                yield from workers
+
+
 class _Able:
     """What the workers say to a shape: which could ever run it, and why none does now."""
 
@@ -240,13 +257,13 @@ class _Able:
         signs: Signs,
         heard_now: float,
         most_silent_s: float,
-        known: dict[_What, list[WorkerState]],
+        fleet: _Fleet,
     ) -> None:
         self._world = world
         self._signs = signs
         self._heard_now = heard_now
         self._most_silent_s = most_silent_s
-        self._known = known
+        self._fleet = fleet
         self._kept: tuple[list[Task], frozenset[str]] | None = None
 
     @property
@@ -269,9 +286,9 @@ class _Able:
     def of(self, key: ShapeKey) -> list[WorkerState]:
         """Return the workers that could run tasks of a shape if they had nothing else to do."""
         what = (key.task_name, key.worker_filter, key.rule_filter, key.goes_to, key.resources)
-        found = self._known.get(what)
+        found = self._fleet.able.get(what)
         if found is None:
-            found = self._known[what] = [
+            found = self._fleet.able[what] = [
                 one for one in self._matching(key) if one.resources is None or key.resources.fits_in(one.resources)
             ]
         return found
@@ -284,10 +301,9 @@ class _Able:
                 return "version_without_workers"
         if self.of(key):
             return ""
-        workers = self._world.workers.values()
-        if all(one.is_ended for one in workers):
+        if not self._fleet.by_handles:
             return "no_worker"
-        if not any(self._handles(one, key) for one in workers):
+        if not any(True for _ in self._fleet.handling(key.task_name)):
             return "no_handler"
         if any(True for _ in self._matching(key)):
             return "too_large"
@@ -316,14 +332,11 @@ class _Able:
 
     def _matching(self, key: ShapeKey) -> Iterator[WorkerState]:
         filters = [condition(one) for one in (key.worker_filter, key.rule_filter) if one]
-        for one in self._world.workers.values():
-            if not self._handles(one, key) or (key.goes_to is not None and one.build_id != key.goes_to):
+        for one in self._fleet.handling(key.task_name):
+            if key.goes_to is not None and one.build_id != key.goes_to:
                 continue
             if not filters or all(meets(facts_of(one, self._world.containers)) for meets in filters):
                 yield one
-
-    def _handles(self, worker: WorkerState, key: ShapeKey) -> bool:
-        return not worker.is_ended and (not worker.handles or key.task_name in worker.handles)
 
     def _is_present(self, worker: WorkerState) -> bool:
         if worker.status is not WorkerStatus.ACTIVE or worker.build_id in self._world.versions:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from typing import Any
 
 import pytest
@@ -13,7 +14,7 @@ from coordinator.commands.node import RegisterNode
 from coordinator.commands.service import FindServices
 from coordinator.commands.task import CancelTask, GetTask, ListTasks, SubmitTask
 from coordinator.commands.worker import RegisterWorker
-from coordinator.deciders.dispatch import DECIDERS
+from coordinator.deciders.dispatch import DECIDERS, decide
 from coordinator.deciders.rules import Limits
 from coordinator.errors import NotFound, Refused, StaleLease, Unavailable
 from coordinator.journal.memory import Lost
@@ -383,3 +384,25 @@ async def test_the_order_of_one_caller_is_kept() -> None:
         assert (await told[1].outcome()).status is TaskStatus.PENDING
         assert (await told[3].outcome()).status is TaskStatus.CANCELLED
         assert await told[4].outcome() == []
+
+
+@pytest.mark.parametrize("is_on", [True, False])
+async def test_no_garbage_is_collected_within_a_turn(monkeypatch: pytest.MonkeyPatch, is_on: bool) -> None:
+    """Between turns it is, if it was before: the collector belongs to the program that the writer is in."""
+    seen: list[bool] = []
+
+    def watched(*given: Any) -> Any:
+        seen.append(gc.isenabled())
+        return decide(*given)
+
+    monkeypatch.setattr("coordinator.engine.engine.decide", watched)
+    try:
+        if not is_on:
+            gc.disable()
+        async with leading() as rig:
+            await rig.order(submit())
+            assert gc.isenabled() is is_on
+    finally:
+        gc.enable()
+    assert seen
+    assert not any(seen)
