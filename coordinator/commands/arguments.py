@@ -61,6 +61,8 @@ def scalars(name: str, value: Any) -> dict[str, Scalar]:
 
 def text(name: str, value: Any) -> str:
     """Return *value* if it is a string that can be written in UTF-8; raise `Refused` if not."""
+    if type(value) is str and value.isascii():
+        return value
     given: str = wanted(name, value, str, "text")
     if type(given) is not str:  # what an object of such a class says of itself may be something else
         given = str.__str__(given)
@@ -81,6 +83,8 @@ def texts(name: str, values: Any) -> tuple[str, ...]:
 
 def whole(name: str, value: Any) -> int:
     """Return *value* if it is an int of 64 bits; raise `Refused` if not."""
+    if type(value) is int and -WHOLE_MAX <= value <= WHOLE_MAX:
+        return value
     given = int.__index__(wanted(name, value, int, "a whole number"))
     if not -WHOLE_MAX <= given <= WHOLE_MAX:
         raise Refused(f"{name} {shown(value)} has more than 64 bits: use a smaller number", reason="bad_number")

@@ -397,21 +397,33 @@ class TaskParameters(TypedDict, total=False):
     gang: Gang | None
 
 
+_USUAL: tuple[tuple[str, Any], ...] = (
+    *dict.fromkeys(("queue", "fairness_key", "worker_filter", "request", "idempotency_key"), "").items(),
+    *dict.fromkeys(("attributes", "prefer", "gang", "not_before", "delay", "start_within", "finish_within")).items(),
+    *dict.fromkeys(("heartbeat", "retry", "after")).items(),
+    ("pin_version", True),
+)
+"""What most tasks leave as it is."""
+
+
 def _content(task_name: str, **given: Unpack[TaskParameters]) -> dict[str, Any]:
-    """Return the fields of the command that submits a task."""
+    """Return the fields of the command that submits a task, at least those that are not left as they are."""
     of = given.get
+    work = _work(
+        of("task_id"),
+        task_name,
+        of("task_type", ""),
+        of("priority", 0),
+        of("timeout"),
+        of("max_retries"),
+        of("resources"),
+        of("payload"),
+        of("spend"),
+    )
+    if not [name for name, usual in _USUAL if of(name, usual) is not usual]:
+        return work
     return {
-        **_work(
-            of("task_id"),
-            task_name,
-            of("task_type", ""),
-            of("priority", 0),
-            of("timeout"),
-            of("max_retries"),
-            of("resources"),
-            of("payload"),
-            of("spend"),
-        ),
+        **work,
         **_where(
             of("queue", ""),
             of("fairness_key", ""),
