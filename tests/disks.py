@@ -88,7 +88,9 @@ def small_disk(folder: Path, size_bytes: int, *, inodes: int = 4096) -> Iterator
     image = folder.with_suffix(".img")
     with image.open("wb") as file:
         file.truncate(size_bytes)
-    _run("mkfs.ext4", "-q", "-F", "-m", "0", "-N", str(inodes), str(image))
+    # Blocks as large as a page: of smaller ones, the default of so small a disk, SQLite has only a part of each page
+    # that it maps into memory, and the kernel ends whoever writes to the rest once the disk is full.
+    _run("mkfs.ext4", "-q", "-F", "-b", "4096", "-m", "0", "-N", str(inodes), str(image))
     folder.mkdir()
     disk = Disk(folder, image)
     try:
