@@ -250,8 +250,6 @@ class Shape:
 
     def ahead_of(self, task: Task, ordering: str) -> int:
         """Return how many ready tasks here come before *task*, which may be one of another shape."""
-        if not self.members:
-            return 0
         order = self._cleaned(ordering)
         return order.before(order.key_of(task), len(self.members))
 

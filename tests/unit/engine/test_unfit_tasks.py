@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import pytest
+import structlog
 from structlog.testing import capture_logs
 
 from coordinator.engine.unfit_tasks import LINES_MOST, LINES_S, UnfitTasks
@@ -11,6 +13,18 @@ from events.queue import QueueBlocked
 from projections import blockage
 from projections.world import World
 from tests.specification import fold
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+@pytest.fixture(autouse=True)
+def _all_levels() -> Iterator[None]:
+    """Log every level, whatever a test before has set for this process."""
+    before = structlog.get_config()
+    structlog.reset_defaults()
+    yield
+    structlog.configure(**before)
 
 
 def blocked(cause: str = "no_handler", shape: str = "s", **others: Any) -> QueueBlocked:
