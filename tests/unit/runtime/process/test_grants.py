@@ -221,7 +221,7 @@ async def test_the_grant_of_another_cluster_keeps_nothing_alive(root: Path) -> N
 async def test_an_agent_that_died_while_it_paused_leaves_a_watcher_that_sleeps(root: Path) -> None:
     """SIGSTOP of the group freezes the watcher too; the next agent wakes it, although nothing has to be paused."""
     async with opened(root) as runtime:
-        launched = granted(2.0)
+        launched = granted(5.0)  # the next agent comes before it ends, on a slow machine too
         seen = await runtime.start(launched)
     assert seen.pid
     os.killpg(seen.pid, signal.SIGSTOP)
