@@ -17,7 +17,7 @@ test: venv-dev ## run all tests and check the coverage; under 25 minutes on two 
 	@$(PY) -m coverage erase
 	@failed=0; \
 	$(PY) -m coverage run -m pytest -m "not alone" --numprocesses=3 --dist=loadfile \
-	  --no-loadscope-reorder --session-timeout=3000 $(ARGS) || failed=1; \
+	  --no-loadscope-reorder --max-worker-restart=0 --session-timeout=3000 $(ARGS) || failed=1; \
 	$(PY) -m coverage run -m pytest -m alone --session-timeout=3000 $(ARGS) || failed=1; \
 	exit $$failed
 	@$(PY) -m coverage combine --quiet
