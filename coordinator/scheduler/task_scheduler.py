@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 from dataclasses import InitVar, dataclass, field
 from datetime import UTC, datetime
+from inspect import signature
 from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
 import structlog
@@ -395,15 +396,6 @@ class TaskParameters(TypedDict, total=False):
     spend: Spend | None
     request: str
     gang: Gang | None
-
-
-_USUAL: tuple[tuple[str, Any], ...] = (
-    *dict.fromkeys(("queue", "fairness_key", "worker_filter", "request", "idempotency_key"), "").items(),
-    *dict.fromkeys(("attributes", "prefer", "gang", "not_before", "delay", "start_within", "finish_within")).items(),
-    *dict.fromkeys(("heartbeat", "retry", "after")).items(),
-    ("pin_version", True),
-)
-"""What most tasks leave as it is."""
 
 
 def _content(task_name: str, **given: Unpack[TaskParameters]) -> dict[str, Any]:
@@ -1197,3 +1189,11 @@ class TaskScheduler(Facade):
             raise
         held.drop(task_id, lease)
         return answer
+
+
+_USUAL: tuple[tuple[str, Any], ...] = tuple(
+    (name, parameter.default)
+    for name, parameter in signature(TaskScheduler.submit_task).parameters.items()
+    if name != "self" and name not in signature(_work).parameters
+)
+"""What most tasks leave as it is: all that `submit_task` takes besides what `_work` does, with its default."""
