@@ -32,7 +32,7 @@ from coordinator.commands.node import SyncNode
 from coordinator.commands.plain_secrets import warning_of
 from coordinator.commands.service import ReportCheck, ReportNotChecked
 from coordinator.commands.task import ClaimTasks, WithdrawClaim
-from coordinator.commands.wire import DoesNotFit, ask_again, encode_value, too_large, untold
+from coordinator.commands.wire import DoesNotFit, ask_again, encode_value, untold
 from coordinator.commands.worker import DrainWorker, RegisterWorker
 from coordinator.deciders.deadlines import Deadlines
 from coordinator.deciders.dependencies import ToLook
@@ -47,7 +47,7 @@ from coordinator.engine.hints import Hints
 from coordinator.engine.inboxes import InboxTurns
 from coordinator.engine.intake import Asked, Intake, typed
 from coordinator.engine.listening import Listening
-from coordinator.engine.long_answer import LongAnswer
+from coordinator.engine.long_answer import LongAnswer, no_room
 from coordinator.engine.questions import ask
 from coordinator.engine.refusals import Refusals, facts_besides
 from coordinator.engine.turn import FoldFailed, Turn, TurnFull
@@ -472,9 +472,7 @@ class Engine:
             encoded = encode_value(value, left)
         except DoesNotFit:
             self._budget.note_bytes(left)
-            if left < room.alone():
-                raise ask_again() from None
-            raise too_large(asked.command, left) from None
+            raise no_room(asked.command, room, left) from None
         self._budget.note_bytes(len(memoryview(encoded)))
         return encoded
 

@@ -21,8 +21,10 @@ from coordinator.commands.worker import ListWorkers
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from coordinator.commands.command import Command
     from coordinator.engine.budget import Budget
     from coordinator.engine.intake import Asked, Room
+    from events.errors import CoordinationError
 
 _IN_SLICES: frozenset[type[Any]] = frozenset(
     {FindServices, ListContainers, ListInboxes, ListNodes, ListSchedules, ListTasks, ListWorkers}
@@ -53,14 +55,17 @@ class LongAnswer:
             made = self._list.go_on(is_time_up if type(self.asked.command) in _IN_SLICES else _never)
         except DoesNotFit as short:
             budget.note_bytes(self._most)
-            if self._most < self._room.alone():
-                raise ask_again() from None
-            raise too_large(self.asked.command, self._most, short.items) from None
+            raise no_room(self.asked.command, self._room, self._most, short.items) from None
         if made is None:
             self._is_begun = True
             return None
         budget.note_bytes(len(memoryview(made)))
         return AsOf(made, self._position) if self._is_begun else made
+
+
+def no_room(question: Command, room: Room, most: int, items: int = 0) -> CoordinationError:
+    """Return the error of an answer that has more than *most* bytes; *items* of its list have room."""
+    return ask_again() if most < room.alone() else too_large(question, most, items)
 
 
 def _never() -> bool:

@@ -72,6 +72,7 @@ from tests.simulation.promises import Promise
 from tests.simulation.task_rules import SECRET
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
     from contextlib import AbstractAsyncContextManager
 
     from coordinator.bus.subscription import Message
@@ -164,6 +165,18 @@ class Actor:
     async def run(self) -> None:
         """Do the work of the actor; it may be killed and started again."""
         raise NotImplementedError
+
+    async def several(self, at_a_time: int, kind: str, one: Callable[[str], Awaitable[None]]) -> None:
+        """Do *one* thing after the other, each with a new id of its kind, so many *at_a_time*, while faults strike."""
+
+        async def again_and_again() -> None:
+            while self.sim.dice.on:
+                await self.sleep(0.0, 1.0)
+                await one(self.sim.new_id(kind))
+
+        async with asyncio.TaskGroup() as tasks:
+            for _ in range(at_a_time):
+                tasks.create_task(again_and_again())
 
     async def ask(self, command: Command) -> Any:
         """Send a command and record the acknowledged answer."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from contextlib import suppress
 
 from coordinator.commands.task import GetTask, SubmitTask
@@ -19,14 +18,7 @@ class Ganger(Actor):
     """Submits gangs while faults strike, two at a time, and waits for the end of each task."""
 
     async def run(self) -> None:
-        async with asyncio.TaskGroup() as several:
-            for _ in range(AT_A_TIME):
-                several.create_task(self._again_and_again())
-
-    async def _again_and_again(self) -> None:
-        while self.sim.dice.on:
-            await self.sleep(0.0, 1.0)
-            await self._one(self.sim.new_id("gang"))
+        await self.several(AT_A_TIME, "gang", self._one)
 
     async def _one(self, gang_id: str) -> None:
         size = self.random.choice(SIZES)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from contextlib import suppress
 
 from coordinator.commands.pool import AllocatePool, DefinePool, ReleasePool
@@ -25,14 +24,7 @@ class Sharer(Actor):
     async def run(self) -> None:
         quotas = {"source:sharer0": QUOTA}
         await self.ask(DefinePool(pool_id=TASKS, capacity=CAPACITY, parts=PARTS, quotas=quotas))
-        async with asyncio.TaskGroup() as several:
-            for _ in range(AT_A_TIME):
-                several.create_task(self._again_and_again())
-
-    async def _again_and_again(self) -> None:
-        while self.sim.dice.on:
-            await self.sleep(0.0, 1.0)
-            await self._one(self.sim.new_id("share"))
+        await self.several(AT_A_TIME, "share", self._one)
 
     async def _one(self, request_id: str) -> None:
         """Request a share, and hold it for some time, or give it to a task; it ends with a worker in any case."""
