@@ -11,6 +11,7 @@ what comes before it by the policies may take that room, what comes behind it ma
 from __future__ import annotations
 
 from collections import Counter
+from itertools import islice
 from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
 from coordinator.placement.sources import Sources
@@ -33,8 +34,14 @@ if TYPE_CHECKING:
 
 PATIENCE_S = 10.0
 """Room is kept for a gang that waits for so long, or a quarter of its deadline if that is shorter."""
-MOST_TRIED = 10
+MOST_TRIED = 3
 """So many gangs that do not fit are tried in a turn; others wait for the next, but the one that room is kept for."""
+
+
+MOST_LOOKS = 300
+"""So many looks at places are taken to assign the tasks of a gang; then it counts as one that does not fit now."""
+MOST_CHECKED = 3000
+"""So often it is checked whether a task of a gang may go to a place: of more, the first places are looked at."""
 
 
 class Taker(Protocol):
@@ -58,23 +65,35 @@ class Matching(Generic[P]):
     An assignment of tasks to places, as many as possible, by augmenting paths (Kuhn, 1955).
 
     *may* says which tasks each place may take, apart from its room. Where tasks need amounts of several things, it may
-    miss an assignment that exists.
+    miss an assignment that exists. If only all of them count (*is_whole*), it ends with the first that has no place.
     """
 
-    def __init__(self, tasks: Sequence[Task], places: Iterable[P], may: Callable[[P], AbstractSet[str]]) -> None:
+    def __init__(
+        self,
+        tasks: Sequence[Task],
+        places: Iterable[P],
+        may: Callable[[P], AbstractSet[str]],
+        *,
+        is_whole: bool = False,
+    ) -> None:
         self.place_of: dict[str, P] = {}
+        self._left = MOST_LOOKS
         self._tasks = {task.task_id: task for task in tasks}
         self._on: dict[str, dict[str, P]] = {}
         options = _options(tasks, places, may)
         for task in sorted(tasks, key=lambda one: (len(options[one.task_id]), *_need(one))):
-            self._add(task, options, set())
+            if not self._add(task, options, set()) and is_whole:
+                break
 
     def _add(self, task: Task, options: Mapping[str, Sequence[P]], seen: set[P]) -> bool:
         """Find a place for a task, if need be by moving others; a place is looked at once."""
+        if self._left <= 0:
+            return False
         for place in sorted(options[task.task_id], key=self._rank):
             if place in seen:
                 continue
             seen.add(place)
+            self._left -= 1
             if self._has_room(place, task):
                 self._put(task, place)
                 return True
@@ -111,7 +130,8 @@ def _options(tasks: Sequence[Task], places: Iterable[P], may: Callable[[P], Abst
     """Return for each task the first places that may take it, of as many workers as there are tasks."""
     options: dict[str, list[P]] = {task.task_id: [] for task in tasks}
     workers: dict[str, set[str]] = {task.task_id: set() for task in tasks}
-    for place in places:
+    most = max(len(tasks), MOST_CHECKED // max(1, len(tasks)))
+    for place in islice(places, most):
         taken = may(place)
         for task in tasks:
             found = workers[task.task_id]
@@ -145,8 +165,12 @@ class _Free:
         return of_worker
 
 
-def most_at_once(world: World, tasks: Sequence[Task], *, now: bool = False) -> int:
-    """Return how many of the ready tasks of a gang workers could begin at once: *now*, or if they had nothing to do."""
+def most_at_once(world: World, tasks: Sequence[Task], *, now: bool = False, is_whole: bool = False) -> int:
+    """
+    Return how many of the ready tasks of a gang workers could begin at once: *now*, or if they had nothing to do.
+
+    With *is_whole* it is less if not all can.
+    """
     sources, indexes = Sources(world), world.indexes
     ids = tuple(task.task_id for task in tasks)
     places = [
@@ -158,7 +182,8 @@ def most_at_once(world: World, tasks: Sequence[Task], *, now: bool = False) -> i
         for one in world.workers.values()
         if one.status is WorkerStatus.ACTIVE and not (one.build_id and one.build_id in world.versions)
     ]
-    return len(Matching(tasks, places, lambda one: sources.among("", one.worker, ANY, ids)).place_of)
+    may = Matching(tasks, places, lambda one: sources.among("", one.worker, ANY, ids), is_whole=is_whole)
+    return len(may.place_of)
 
 
 def workers_of(world: World, tasks: Sequence[Task]) -> frozenset[str]:
@@ -196,7 +221,7 @@ def room_kept_for(world: World) -> str:
         if now - since < patience_s(members) or _is_paused(world, members):
             continue
         tasks = members.in_order()
-        if not key_too_narrow(world, tasks) and most_at_once(world, tasks) == members.size:
+        if not key_too_narrow(world, tasks) and most_at_once(world, tasks, is_whole=True) == members.size:
             return name
         tried += 1
         if tried == MOST_TRIED:
@@ -251,12 +276,14 @@ class GangsOfTurn(Generic[P]):
         before = self._sources.mark()
         allowed = self._allowed(tasks)
         ids = tuple(one.task_id for one in allowed)
-        place_of = Matching(allowed, self._places(), lambda place: self._may(place, ids)).place_of
+        is_kept = name == self._room_kept_for()
+        matching = Matching(allowed, self._places(), lambda place: self._may(place, ids), is_whole=not is_kept)
+        place_of = matching.place_of
         if len(place_of) == len(tasks) <= left:
             return [(one, place_of[one.task_id]) for one in tasks], True
         self._tried += 1
         self._sources.restore(before)
-        if name != self._room_kept_for():
+        if not is_kept:
             return [], False
         kept = [(one, place_of[one.task_id]) for one in allowed if one.task_id in place_of]
         for one, _ in kept:

@@ -330,7 +330,7 @@ def test_many_gangs_that_do_not_fit_are_tried_later() -> None:
 
     facts = [one for number in range(MOST_TRIED + 1) for one in gang(2, f"a{number}", resources=resources(cpu=2))]
     assert got(*facts) == [("t", "w")]
-    assert got(*facts[:8]) == [("z1", "w"), ("z2", "w")]
+    assert got(*facts[: 2 * (MOST_TRIED - 1)]) == [("z1", "w"), ("z2", "w")]
     facts = [one for number in range(MOST_TRIED + 1) for one in gang(3, f"a{number}")]
     assert got(*facts) == [("z1", "w"), ("z2", "w")]
 
