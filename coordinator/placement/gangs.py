@@ -80,6 +80,7 @@ class Matching(Generic[P]):
         self._left = MOST_LOOKS
         self._tasks = {task.task_id: task for task in tasks}
         self._on: dict[str, dict[str, P]] = {}
+        self._taken: dict[P, int] = {}
         options = _options(tasks, places, may)
         for task in sorted(tasks, key=lambda one: (len(options[one.task_id]), *_need(one))):
             if not self._add(task, options, set()) and is_whole:
@@ -114,30 +115,36 @@ class Matching(Generic[P]):
         return place.has_room([*mine, task], [*map(self._tasks.__getitem__, on_worker), task])
 
     def _rank(self, place: P) -> float:
-        on_worker = self._on.get(place.worker_id, {})
-        return place.rank(sum(where is place for where in on_worker.values()), len(on_worker))
+        return place.rank(self._taken.get(place, 0), len(self._on.get(place.worker_id, ())))
 
     def _put(self, task: Task, place: P) -> None:
         self.place_of[task.task_id] = place
         self._on.setdefault(place.worker_id, {})[task.task_id] = place
+        self._taken[place] = self._taken.get(place, 0) + 1
 
     def _take_out(self, task: Task) -> None:
         place = self.place_of.pop(task.task_id)
         del self._on[place.worker_id][task.task_id]
+        self._taken[place] -= 1
 
 
 def _options(tasks: Sequence[Task], places: Iterable[P], may: Callable[[P], AbstractSet[str]]) -> dict[str, list[P]]:
     """Return for each task the first places that may take it, of as many workers as there are tasks."""
     options: dict[str, list[P]] = {task.task_id: [] for task in tasks}
     workers: dict[str, set[str]] = {task.task_id: set() for task in tasks}
-    most = max(len(tasks), MOST_CHECKED // max(1, len(tasks)))
+    alike: dict[Resources, list[Task]] = {}
+    for task in tasks:
+        alike.setdefault(task.resources, []).append(task)
+    most = max(len(tasks), MOST_CHECKED // max(1, len(alike)))
     for place in islice(places, most):
         taken = may(place)
-        for task in tasks:
-            found = workers[task.task_id]
-            if len(found) < len(tasks) and task.task_id in taken and place.has_room([task], [task]):
-                options[task.task_id].append(place)
-                found.add(place.worker_id)
+        for first, *others in alike.values():
+            if place.has_room([first], [first]):
+                for task in (first, *others):
+                    found = workers[task.task_id]
+                    if len(found) < len(tasks) and task.task_id in taken:
+                        options[task.task_id].append(place)
+                        found.add(place.worker_id)
     return options
 
 
