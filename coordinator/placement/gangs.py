@@ -40,7 +40,7 @@ MOST_TRIED = 3
 
 MOST_LOOKS = 300
 """So many looks at places are taken to assign the tasks of a gang; then it counts as one that does not fit now."""
-MOST_CHECKED = 3000
+MOST_CHECKED = 1000
 """So often it is checked whether a task of a gang may go to a place: of more, the first places are looked at."""
 
 
@@ -179,16 +179,18 @@ def most_at_once(world: World, tasks: Sequence[Task], *, now: bool = False, is_w
     With *is_whole* it is less if not all can.
     """
     sources, indexes = Sources(world), world.indexes
-    ids = tuple(task.task_id for task in tasks)
-    places = [
+    ids, names = tuple(task.task_id for task in tasks), {task.task_name for task in tasks}
+    places = (  # no more are made than are looked at
         _Free(
             one,
             len(indexes.held.get(one.worker_id, ())) if now else 0,
             indexes.held_resources.get(one.worker_id, NONE) if now else NONE,
         )
         for one in world.workers.values()
-        if one.status is WorkerStatus.ACTIVE and not (one.build_id and one.build_id in world.versions)
-    ]
+        if one.status is WorkerStatus.ACTIVE
+        and not (one.handles and names.isdisjoint(one.handles))
+        and not (one.build_id and one.build_id in world.versions)
+    )
     may = Matching(tasks, places, lambda one: sources.among("", one.worker, ANY, ids), is_whole=is_whole)
     return len(may.place_of)
 
