@@ -21,6 +21,7 @@ from coordinator.commands.task import GetTask, SubmitTask
 from coordinator.commands.worker import DrainWorker, ListWorkers
 from coordinator.deciders.rules import Rules
 from coordinator.guard import Child, spawn
+from coordinator.task_groups import task_group
 from events.base import Position
 from events.resources import Resources
 from events.service import ServiceStatus
@@ -85,6 +86,23 @@ async def until_offered(cluster: Cluster, is_so: Callable[[list[ServiceView]], b
         while not is_so(found := await offered(cluster)):  # noqa: ASYNC110  # what is asked for has no event
             await asyncio.sleep(0.01)
     return found
+
+
+@asynccontextmanager
+async def synced(cluster: Cluster, node_id: str, running: ObservedContainer) -> AsyncIterator[None]:
+    """Report for a node while the block runs, however slow the machine is."""
+
+    async def again_and_again() -> None:
+        while True:
+            await cluster.client.execute(SyncNode(node_id=node_id, observed=(running,)))
+            await asyncio.sleep(0.2)
+
+    async with task_group() as tasks:
+        reporting = tasks.create_task(again_and_again())
+        try:
+            yield
+        finally:
+            reporting.cancel()
 
 
 async def run_task(cluster: Cluster, task_id: str, payload: object, name: str = "double") -> None:
@@ -181,18 +199,20 @@ async def test_an_old_generation_does_not_harm_the_new_one(cluster: Cluster, tmp
     await execute(CreateContainer(container_id="agent-1", agent_id="a", agent_type="task_agent"))
     old = (await execute(StartContainer(container_id="agent-1"))).generation
     running = ObservedContainer(container_id="agent-1", generation=old, state="running")
-    await execute(SyncNode(node_id="node-1", observed=(running,)))
     first = "import coordinator.agent as agent; agent.REGISTER_EVERY_S = 5.0"
     async with agent(cluster.url, first=first, COORDINATOR_GENERATION=old, **handlers) as left_over:
-        await until_offered(cluster)
+        async with synced(cluster, "node-1", running):
+            await until_offered(cluster)
         await execute(RegisterNode(node_id="node-2", capacity=capacity, runtime="process"))
         async with asyncio.timeout(PATIENCE_S):
             while (new := (await execute(GetContainer(container_id="agent-1"))).generation) == old:
                 await execute(SyncNode(node_id="node-2"))
                 await asyncio.sleep(0.1)
         running = ObservedContainer(container_id="agent-1", generation=new, state="running")
-        await execute(SyncNode(node_id="node-2", observed=(running,)))
-        async with agent(cluster.url, COORDINATOR_NODE_ID="node-2", COORDINATOR_GENERATION=new, **handlers):
+        async with (
+            synced(cluster, "node-2", running),
+            agent(cluster.url, COORDINATOR_NODE_ID="node-2", COORDINATOR_GENERATION=new, **handlers),
+        ):
             await until_offered(cluster, lambda found: [one.service.metadata["node_id"] for one in found] == ["node-2"])
             async with asyncio.timeout(PATIENCE_S):
                 while (await execute(ListWorkers()))[0].registered < Position.parse(new):  # noqa: ASYNC110
