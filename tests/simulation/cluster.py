@@ -21,12 +21,14 @@ import msgspec
 from coordinator.bus import connection as bus
 from coordinator.bus.jetstream import key_stream, key_subject
 from coordinator.clock import SystemClock
+from coordinator.commands import wire
 from coordinator.commands.node import NodeOrders, SyncNode
 from coordinator.commands.task import GetTask
 from coordinator.deciders import shadow
 from coordinator.deciders.due import due as find_due
 from coordinator.deciders.rules import AgentType, Limits, Rules
 from coordinator.doors.inbox import InboxLimits
+from coordinator.engine import budget
 from coordinator.engine.engine import Engine
 from coordinator.follower.feed import Feed, FeedLimits
 from coordinator.follower.shadows import Shadows, run_shadow_reports
@@ -62,6 +64,7 @@ from tests.simulation.faults import Dice, Plan
 from tests.simulation.ganger import Ganger
 from tests.simulation.holder import Holder
 from tests.simulation.kept_shadows import TURNS_LEAST
+from tests.simulation.lister import ITEMS_AT_ONCE, NEXT_TO_NO_TIME_S, Lister
 from tests.simulation.loop import PROCESS, Process, SeededLoop
 from tests.simulation.operator import Limiter, Operator, Promoter, Releaser
 from tests.simulation.promises import Promise, Violation
@@ -325,6 +328,8 @@ class Sim:
             users |= {f"sharer{number}": self._act(Sharer) for number in range(3)}
         if plan.has_gangs:
             users["ganger0"] = self._act(Ganger)
+        if plan.has_lists:
+            users["lister0"] = self._act(Lister)
         users["scheduleuser0"] = self._act(actors.ScheduleUser)
         for number in range(plan.containers):
             users[f"containeruser{number}"] = self._act(actors.ContainerUser)
@@ -513,6 +518,8 @@ class Sim:
         with (
             mock.patch("coordinator.engine.engine.due", due),
             mock.patch.object(shadow, "TURNS_LEAST", TURNS_LEAST),
+            mock.patch.object(budget, "TURN_S", NEXT_TO_NO_TIME_S if self.plan.has_lists else budget.TURN_S),
+            mock.patch.object(wire, "ITEMS_AT_ONCE", ITEMS_AT_ONCE if self.plan.has_lists else wire.ITEMS_AT_ONCE),
             mock.patch.object(bus, "NatsClient", Connection),
             mock.patch.object(high_water, "os", self.disk),
             mock.patch.object(TimeOrderedIds, "new", lambda _, prefix: self.new_id(prefix)),

@@ -130,6 +130,8 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     """Whether some users request shares of the pool `tasks`, and wait for them."""
     has_gangs: bool = False
     """Whether some tasks begin together or not at all."""
+    has_lists: bool = False
+    """Whether some users list all tasks, from writers that make few items of a list in a turn."""
     has_labels: bool = False
     """Whether tasks ask for certain workers, and for amounts with names."""
     has_versions: bool = False
@@ -194,6 +196,7 @@ def plan_of(seed: int) -> Plan:
         has_budgets=seed % 9 == 8 or seed % 11 == 8,
         has_shares=seed % 7 == 4 and seed % 3 != 2,  # their tasks, replaced by a limit, would fill a commit
         has_gangs=seed % 13 == 6 and seed % 3 != 2,  # limits would let tasks of a gang take the place of others
+        has_lists=seed % 21 == 18,
         has_labels=seed % 7 == 6,
         has_versions=seed % 5 == 4,
         has_shadows=seed % 21 == 19 and not forgets,  # a part of those with queues

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import math
 from contextlib import contextmanager
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 from unittest import mock
 
@@ -16,7 +17,8 @@ import msgspec
 
 from coordinator.client.client import Client
 from coordinator.commands.shadow import ReportShadow
-from coordinator.commands.task import SubmitTask
+from coordinator.commands.task import ListTasks, SubmitTask
+from coordinator.commands.wire import AsOf
 from coordinator.deciders import cancel_ladder, dependencies, dispatch, pool_owners, shadow, submit_rules, supervision
 from coordinator.deciders import hold as holds
 from coordinator.deciders import schedule as schedules
@@ -25,8 +27,10 @@ from coordinator.deciders.deadlines import Deadlines
 from coordinator.deciders.retries import backoff_s
 from coordinator.deciders.rules import DecisionContext, Rules
 from coordinator.deciders.signs import Signs
+from coordinator.engine import questions
 from coordinator.engine.engine import Engine
 from coordinator.engine.inboxes import InboxTurns
+from coordinator.engine.long_answer import LongAnswer
 from coordinator.engine.turn import Turn
 from coordinator.engine.waiting_claims import SchedulingWorker
 from coordinator.journal.stream import NatsJournal
@@ -510,6 +514,33 @@ def half_a_gang() -> Iterator[None]:
 
 
 @contextmanager
+def list_read_later() -> Iterator[None]:
+    """A list is read from the world while it is made, though events are folded meanwhile."""
+
+    def page(table: Any, ids: Iterator[str], question: Any) -> Iterator[Any]:
+        return map(table.__getitem__, islice(ids, question.limit))
+
+    def listed(now: World, question: ListTasks) -> Iterator[Task]:
+        return page(now.tasks, reversed(now.tasks), question)
+
+    with mock.patch.object(questions, "_page", page), mock.patch.object(questions, "_listed_tasks", listed):
+        yield
+
+
+@contextmanager
+def list_dated_late() -> Iterator[None]:
+    """The answer to a question for a list says the position of when it was made."""
+    original = LongAnswer.go_on
+
+    def go_on(self: LongAnswer, *given: Any) -> Any:
+        made = original(self, *given)
+        return made.value if isinstance(made, AsOf) else made
+
+    with mock.patch.object(LongAnswer, "go_on", go_on):
+        yield
+
+
+@contextmanager
 def only_the_last_cause() -> Iterator[None]:
     """What a shape waited for before is forgotten with each new cause."""
     original = blockage.evolve
@@ -779,6 +810,8 @@ PLANTED: dict[str, Callable[[], AbstractContextManager[None]]] = {
         shares_forgotten,
         limit_of_the_turn_before,
         half_a_gang,
+        list_dated_late,
+        list_read_later,
         only_the_last_cause,
         past_pauses_forgotten,
         starts_forgotten,
@@ -825,6 +858,8 @@ FOUND_FROM = {
     "hold_without_end": 34,
     "later_not_held": 13,
     "lease_never_minded": 174,
+    "list_dated_late": 18,
+    "list_read_later": 18,
     "lease_unchecked": 21,
     "limit_of_the_turn_before": 14,
     "load_unrecorded": 12,

@@ -31,6 +31,7 @@ class Promise(Enum):
     CLAIM = "a commit names the claim of its writer"
     IN_TIME = "everything ends within its bound after faults stop"
     REMEMBERED = "a repeat gets its first answer, also after the task was evicted"
+    LISTED = "a list shows what there was when it was asked for, however long it takes to make"
     NEWEST = "an answer is not older than one that was received before it was asked for"
     FRESH = "what is not committed is answered only by an instance that knows that it leads"
     WITHDRAWN = "no slot is lent to a withdrawn claim"

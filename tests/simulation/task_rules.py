@@ -7,7 +7,7 @@ from coordinator.deciders.rules import TaskRule
 SECRET = "secret"
 _WORK = ("work", "n")
 _SECRET = TaskRule(name="secrets", users=("client0",), task_names=("sec*",))
-_COMMON = TaskRule(name="common", users=("client*", "domain*", "inbox*", "ganger*"), task_names=_WORK)
+_COMMON = TaskRule(name="common", users=("client*", "domain*", "inbox*", "ganger*", "lister*"), task_names=_WORK)
 _SCHEDULES = TaskRule(name="schedules", users=("scheduleuser0",), task_names=_WORK)
 
 
