@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import signal
 from collections import Counter
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
@@ -19,7 +20,7 @@ from coordinator.commands.task import SubmitTask
 from coordinator.doors.rpc import LARGE_BYTES
 from coordinator.engine.intake import AT_ONCE_BYTES, COMMAND_BYTES_MOST
 from events.subjects import Subjects
-from tests.commands import running
+from tests.commands import Running, running
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -60,6 +61,10 @@ class Sender:
         self._sent += 1
         return self._sent - 1
 
+    async def flush(self) -> None:
+        """Wait until the server has all that was sent."""
+        await self._bus.flush()
+
     async def answers(self) -> list[list[Any]]:
         """Return the answers of all requests, when the last has come."""
         async with asyncio.timeout(PATIENCE_S):
@@ -78,23 +83,23 @@ def submits(*task_ids: str) -> bytes:
 
 
 @asynccontextmanager
-async def sending(server: RealServer, folder: Path) -> AsyncIterator[tuple[Sender, Client]]:
-    """Run a coordinator; yield who sends large requests, and another one."""
+async def sending(server: RealServer, folder: Path) -> AsyncIterator[tuple[Sender, Client, Running]]:
+    """Run a coordinator; yield who sends large requests, another one, and the coordinator."""
     with running(
         "serve", written=folder / "serve.out", COORDINATOR_HOME=str(folder / "home"), COORDINATOR_URL=server.url
-    ):
+    ) as coordinator:
         async with Client.open(server.url, source="other") as other, Bus.open(server.url, name=SOURCE) as bus:
             await other.execute(GetStats(), timeout_s=PATIENCE_S)
             sender = Sender(bus)
             await sender.listen()
-            yield sender, other
+            yield sender, other, coordinator
 
 
 async def test_large_and_small_requests_are_answered_in_the_order_they_came(server: RealServer, tmp_path: Path) -> None:
     """Also those that wait undecoded: each finds what came before it, and what cannot be read is refused alone."""
     tasks = 60
     assert LARGE_BYTES < len(submits("a")) < AT_ONCE_BYTES < tasks * len(submits("a"))
-    async with sending(server, tmp_path) as (sender, _):
+    async with sending(server, tmp_path) as (sender, *_):
         for number in range(tasks):
             await sender.send("task", "submit", submits(f"t{number}"))
             await sender.send("task", "cancel", body("cancel_task", {"task_id": f"t{number}"}))
@@ -121,12 +126,18 @@ async def test_large_and_small_requests_are_answered_in_the_order_they_came(serv
 
 async def test_too_many_large_requests_are_refused_as_they_come(server: RealServer, tmp_path: Path) -> None:
     """Each as a whole, with one answer and a time to retry; another source is served meanwhile."""
-    requests, each = 60, 15
+    requests, each = 40, 15
     one = submits(*(f"t{number}" for number in range(each)))
-    assert len(one) * requests > 1.5 * COMMAND_BYTES_MOST
-    async with sending(server, tmp_path) as (sender, other):
-        for number in range(requests):
-            await sender.send("task", "submit", submits(*(f"t{number}-{index}" for index in range(each))))
+    assert len(one) * requests > COMMAND_BYTES_MOST
+    async with sending(server, tmp_path) as (sender, other, coordinator):
+        # All of them wait in the connection: on a slow machine it would else decide them as fast as they are sent.
+        coordinator.process.send_signal(signal.SIGSTOP)
+        try:
+            for number in range(requests):
+                await sender.send("task", "submit", submits(*(f"t{number}-{index}" for index in range(each))))
+            await sender.flush()
+        finally:
+            coordinator.process.send_signal(signal.SIGCONT)
         await other.execute(SubmitTask(task_id="small", task_name="n"))
         answers = await sender.answers()
     counts = Counter("ok" if all("ok" in answer for answer in some) else some[0]["error"]["reason"] for some in answers)
