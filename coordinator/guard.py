@@ -184,7 +184,6 @@ async def spawn(
     stdout: int | IO[bytes] | None = None,
     stderr: int | IO[bytes] | None = None,
     grace_s: float = _GRACE_S,
-    umask: int = -1,
 ) -> Child:
     """
     Start one of our own programs, which must await `watch_parent`.
@@ -204,7 +203,6 @@ async def spawn(
             env={**(os.environ if env is None else env), PARENT_FD: str(read_end)},
             pass_fds=(read_end, *pass_fds),
             start_new_session=True,
-            umask=umask,
         )
     except BaseException:
         os.close(write_end)
@@ -230,11 +228,10 @@ async def spawn_foreign(
     It is sent SIGTERM when this process dies or calls `Child.terminate`, and SIGKILL *grace_s* seconds later. A program
     that cannot be started ends with code 127 and one line on *stderr*.
     """
-    watcher = [sys.executable, "-ISE", __file__, "--grace-s", str(grace_s), "--", *argv]
+    # The watcher sets the umask: not every event loop can do it.
+    watcher = [sys.executable, "-ISE", __file__, "--grace-s", str(grace_s), "--umask", str(umask), "--", *argv]
     patience_s = grace_s + _WATCHER_MARGIN_S
-    return await spawn(
-        watcher, env=env, pass_fds=pass_fds, stdout=stdout, stderr=stderr, grace_s=patience_s, umask=umask
-    )
+    return await spawn(watcher, env=env, pass_fds=pass_fds, stdout=stdout, stderr=stderr, grace_s=patience_s)
 
 
 async def watch_parent() -> None:
@@ -325,7 +322,9 @@ def _group_runs(group: int) -> bool:
 def main(argv: Sequence[str]) -> int:
     """Run the program named after `--` until it ends or the parent has ended; return its exit code."""
     if "--" not in argv[:-1]:
-        sys.stderr.write("usage: python -m coordinator.guard [--grace-s SECONDS] -- PROGRAM [ARGUMENT …]\n")
+        sys.stderr.write(
+            "usage: python -m coordinator.guard [--grace-s SECONDS] [--umask MASK] -- PROGRAM [ARGUMENT …]\n"
+        )
         return 2
     options, command = list(argv[: argv.index("--")]), list(argv[argv.index("--") + 1 :])
     parent = _claim_pipe()
@@ -334,7 +333,10 @@ def main(argv: Sequence[str]) -> int:
         return 2
     if os.getpgrp() != os.getpid():
         os.setpgid(0, 0)
-    grace_s = float(options[1]) if options[:1] == ["--grace-s"] else _GRACE_S
+    given = dict(zip(options[::2], options[1::2], strict=True))
+    grace_s, umask = float(given.get("--grace-s", _GRACE_S)), int(given.get("--umask", -1))
+    if umask >= 0:
+        os.umask(umask)
     return _watch(parent, command, grace_s)
 
 

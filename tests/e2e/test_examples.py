@@ -114,6 +114,14 @@ def test_an_example_runs_on_a_coordinator_of_its_own(name: str, coordinator_home
 
 
 @pytest.mark.parametrize("name", EXAMPLES)
+def test_an_example_runs_on_uvloop(name: str, coordinator_home: Path) -> None:
+    """The event loop of servers such as uvicorn, in which many programs run: what it lacks is not used."""
+    ran = run("-m", "tests.on_uvloop", f"examples/{name}.py", home=coordinator_home)
+    assert ran.returncode == 0, ran.stderr
+    assert [line for line in EXAMPLES[name] if line not in ran.stdout] == []
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
 def test_an_example_runs_on_a_coordinator_that_is_up(name: str, up: Up) -> None:
     """The same program prints the same when it finds a `coordinator up` of its user."""
     ran = run(f"examples/{name}.py", home=up.home)
@@ -123,7 +131,12 @@ def test_an_example_runs_on_a_coordinator_that_is_up(name: str, up: Up) -> None:
 
 
 @pytest.mark.parametrize(
-    "how", [["-m", "coordinator.cli", "worker", "run", "examples/worker.py"], ["examples/worker.py"]]
+    "how",
+    [
+        ["-m", "coordinator.cli", "worker", "run", "examples/worker.py"],
+        ["examples/worker.py"],
+        ["-m", "tests.on_uvloop", "examples/worker.py"],
+    ],
 )
 def test_the_example_of_a_worker_executes_tasks_until_it_is_stopped(up: Up, how: list[str]) -> None:
     """Through the command line and on its own: results and refusals come back, and SIGTERM ends it with 0."""
