@@ -77,45 +77,53 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 def version_of(event: Event) -> int:
     """Return the lowest version that says all of *event*: readers that know only that one lose nothing."""
     kind = type(event)
-    known = _SINCE.get(kind)
-    if known is None:
-        known = _SINCE[kind] = _since(kind)
-    versions, before = known
-    for version, holds in versions:
-        if holds(event):
-            return version
-    return before
+    tell = _VERSIONS.get(kind)
+    if tell is None:
+        tell = _VERSIONS[kind] = _teller(kind)
+    return tell(event)
 
 
-_Versions = tuple[tuple[tuple[int, Callable[[Event], bool]], ...], int]
-_SINCE: dict[type[Event], _Versions] = {}
+_VERSIONS: dict[type[Event], Callable[[Event], int]] = {}
 _FEW = 4
 
 
-def _since(event: type[Event]) -> _Versions:
-    """Return the versions of `SINCE`, the highest first, with what tells whether an event needs it, and the lowest."""
-    names, since = event.__struct_fields__, event.SINCE
+def _teller(kind: type[Event]) -> Callable[[Event], int]:
+    """Return what tells the version of an event: one call, for one is written about each change of each thing."""
+    since = kind.SINCE
     if not since:
-        return (), event.VERSION
-    versions: list[tuple[int, Callable[[Event], bool]]] = []
-    for version in sorted({*since.values()}, reverse=True):
-        fields = [name for name in names if since.get(name) == version]
-        parts = [name for name in sorted(since.keys() - {*names}) if since[name] == version]
-        versions.append((version, _needs(event, fields, parts)))
-    return tuple(versions), min(since.values()) - 1
+        newest = kind.VERSION
+        return lambda _: newest
+    lowest = min(since.values()) - 1
+    versions = sorted({*since.values()}, reverse=True)
+    if len(versions) == 1 and len(since) <= _FEW:
+        only, (get, none) = versions[0], _attributes(kind, list(since))
+        return lambda event: only if get(event) != none else lowest
+    steps = tuple(_step(kind, version) for version in versions)
+
+    def tell(event: Event) -> int:
+        values = astuple(event)
+        for version, get, none, get_parts, no_parts in steps:
+            if get(values) != none or (get_parts is not None and get_parts(event) != no_parts):
+                return version
+        return lowest
+
+    return tell
 
 
-def _needs(event: type[Event], fields: list[str], parts: list[str]) -> Callable[[Event], bool]:
-    """Return whether one of these fields has not its default, or one of these parts is not empty."""
-    if not parts and len(fields) > _FEW:
-        take, defaults = getter_of(event, fields), defaults_of(event, fields)
-        return lambda one: bool(take(astuple(one)) != defaults)
-    if len(fields) > _FEW:
-        holds, needs_parts = _needs(event, fields, []), _needs(event, [], parts)
-        return lambda one: holds(one) or needs_parts(one)
-    get, usual = attrgetter(*fields, *parts), (*defaults_of(event, fields), *({} for _ in parts))
-    none: Any = usual if len(usual) > 1 else usual[0]
-    return lambda one: bool(get(one) != none)
+def _step(kind: type[Event], version: int) -> tuple[int, Callable[[Any], Any], Any, Callable[[Any], Any] | None, Any]:
+    """Return a version, what takes its fields out of a tuple, their defaults, and the same of its parts."""
+    names = [name for name, since in kind.SINCE.items() if since == version]
+    fields = [name for name in kind.__struct_fields__ if name in names]
+    parts = [name for name in names if name not in fields]
+    get = getter_of(kind, fields)
+    return version, get, defaults_of(kind, fields), *(_attributes(kind, parts) if parts else (None, None))
+
+
+def _attributes(kind: type[Event], names: list[str]) -> tuple[Callable[[Any], Any], Any]:
+    """Return what takes these fields and parts of an event, and what it takes of one that has none of them."""
+    fields = set(kind.__struct_fields__)
+    usual = tuple(defaults_of(kind, [name])[0] if name in fields else {} for name in names)
+    return attrgetter(*names), usual if len(usual) > 1 else usual[0]
 
 
 class UnknownEvent(Event, frozen=True, kw_only=True, gc=False):

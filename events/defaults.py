@@ -34,25 +34,15 @@ def getter_of(kind: type[msgspec.Struct], names: Sequence[str]) -> Callable[[tup
     return get
 
 
-def is_plain_from(first: str, kind: type[msgspec.Struct], *others: str) -> Callable[[Any], bool]:
+def is_plain_from(first: str, kind: type[msgspec.Struct]) -> Callable[[Any], bool]:
     """
-    Return whether, of a struct, all fields from *first* on have their defaults, and those called *others*.
+    Return whether, of a struct, all fields from *first* on have their defaults.
 
     Args:
         first: the first of the fields at the end that are asked for.
         kind: the class of the structs, exactly.
-        others: fields before *first*.
     """
     names = kind.__struct_fields__
     at = names.index(first)
     rest = defaults_of(kind, names[at:])
-    if not others:
-        return lambda one: astuple(one)[at:] == rest
-    early = sorted(others, key=names.index)
-    get, none = getter_of(kind, early), defaults_of(kind, early)
-
-    def is_plain(one: Any) -> bool:
-        values = astuple(one)
-        return values[at:] == rest and bool(get(values) == none)
-
-    return is_plain
+    return lambda one: astuple(one)[at:] == rest

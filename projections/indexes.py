@@ -634,7 +634,10 @@ class Indexes:
             self.gangs.enter(task)
         if task.time_limits is not None or task.gang is not None:
             self._note_deadline(task)
-        self._wait(task)
+        if task.retry_at > self.now or task.paused_at is not None or task.waiting_for:
+            self._wait(task)
+        else:
+            self._ready(task)
 
     def _count_filters(self, task: Task, by: int) -> None:
         """Count what a pending task asks of its worker, or prefers."""
@@ -711,16 +714,10 @@ class Indexes:
     def _ready(self, task: Task) -> None:
         if self.on_hold.tests and self.on_hold.keeps(task):
             return
-        if task.gang is None or task.attempt:
-            self._to_lanes(task)
-        else:
-            for one in self.gangs.add(task):
-                self._to_lanes(one)
-
-    def _to_lanes(self, task: Task) -> None:
-        self.lanes.add(task)
-        if self._lanes_of is not None:
-            self._add_own(self._lanes_of, task)
+        for one in (task,) if task.gang is None or task.attempt else self.gangs.add(task):
+            self.lanes.add(one)
+            if self._lanes_of is not None:
+                self._add_own(self._lanes_of, one)
 
     def _add_own(self, lanes_of: dict[str, Lanes], task: Task) -> None:
         """Add a ready task to those of its program, if it has one."""

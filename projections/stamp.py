@@ -18,7 +18,12 @@ if TYPE_CHECKING:
 
 
 class Stamp(msgspec.Struct, frozen=True, gc=False):
-    """Position in the journal, commit time in seconds since 1970, tenant, actor whose command it was, trace, cause."""
+    """
+    Where an event comes from.
+
+    Position in the journal, commit time in seconds since 1970, tenant, actor whose command it was, trace, cause, and
+    the version of the event, 0 where it is not known.
+    """
 
     position: Position
     time: float
@@ -26,6 +31,7 @@ class Stamp(msgspec.Struct, frozen=True, gc=False):
     actor: str = ""
     traceparent: str = ""
     causationid: str = ""
+    dataversion: int = 0
 
     @property
     def owner(self) -> str:

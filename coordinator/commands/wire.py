@@ -379,6 +379,14 @@ def encode_answer(
     return _encoder.encode(Answer(error=wire, epoch=epoch, position=position))
 
 
+_NO_VALUE = b'{"ok":null'
+
+
+def encode_text(value: str, done: bytes) -> bytes:
+    """Encode an answer whose value is a text; *done* is that of None, with the same epoch and position."""
+    return b'{"ok":%b%b' % (_encoder.encode(value), done[len(_NO_VALUE) :])
+
+
 class DoesNotFit(Exception):
     """A value has more bytes than its answer may have; *items* of a list in the making fit."""
 

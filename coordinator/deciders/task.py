@@ -99,7 +99,10 @@ def submit(world: World, command: SubmitTask, context: DecisionContext) -> Event
         if keyed is not None:
             same_key(world, keyed, command, submitted)
             return ()
-    made, end = _admitted(world, submitted, command, context)
+    event = _accepted(world, submitted, command, context)
+    if not world.limits and not command.request and command.after is None:
+        return (event,)
+    made, end = _admitted(world, event, command, context)
     if made.existing:
         return ()
     if command.request:
@@ -107,14 +110,12 @@ def submit(world: World, command: SubmitTask, context: DecisionContext) -> Event
     return (*made.first, made.event) if end is None else (*made.first, made.event, end)
 
 
-def _admitted(
-    world: World, event: TaskSubmitted, command: SubmitTask, context: DecisionContext
-) -> tuple[limit.Admitted, TaskCancelled | None]:
+def _accepted(world: World, event: TaskSubmitted, command: SubmitTask, context: DecisionContext) -> TaskSubmitted:
     """
-    Return what becomes of a new task by rules and limits, and its end if what it waits for can no longer come about.
+    Return the event of a new task as the rules make it.
 
     Raises:
-        Refused: the limits do not let it wait. Forbidden: no rule permits it.
+        Refused: there is no room for it, or something that it names does not fit. Forbidden: no rule permits it.
     """
     if context.rules.task_rules:
         event = permitted(event, context.actor, context.tenant, context.rules.task_rules)
@@ -123,10 +124,22 @@ def _admitted(
     if event.gang is not None:
         event = joined(world, event, event.gang, context.tenant, context.now)
     check_room(world, context.rules)
-    if command.payload is not None:
-        check_new_payload(world, command.payload, context)
+    if command.payload is not None and len(command.payload.data) > SMALL_CHARS:
+        check_bytes(world, bytes_of(command.payload), context)
     if event.spend is not None and world.budgets:
         check_affordable(world, event, context.tenant, context)
+    return event
+
+
+def _admitted(
+    world: World, event: TaskSubmitted, command: SubmitTask, context: DecisionContext
+) -> tuple[limit.Admitted, TaskCancelled | None]:
+    """
+    Return what becomes of a new task by limits, and its end if what it waits for can no longer come about.
+
+    Raises:
+        Refused: the limits do not let it wait.
+    """
     made = limit.admitted(world, event, context.tenant, context) if world.limits else limit.Admitted(event)
     if command.after is None or made.existing:
         return made, None
@@ -148,7 +161,7 @@ def planned(world: World, command: SubmitTask, context: DecisionContext) -> Task
         return known
     if command.request:
         pool_owners.bound(world, command.request, command.task_id)
-    made, end = _admitted(world, event, command, context)
+    made, end = _admitted(world, _accepted(world, event, command, context), command, context)
     if made.existing:
         return _known(world, made.existing)
     task = submitted_as(made.event, Stamp(START, context.now, context.tenant, context.actor, "", ""))

@@ -29,6 +29,7 @@ from coordinator.commands.wire import (
     check_command,
     decode_request,
     encode_answer,
+    encode_text,
     too_large,
     untold,
 )
@@ -208,14 +209,17 @@ class RpcDoor:
             committed, epoch, position = self._engine.committed, str(self._engine.epoch), str(self._engine.committed)
             done = encode_answer(None, None, epoch, position)
             self._as_of = (committed, epoch, position, done)
-        if value is None and error is None and type(command) is not CreateContainer:
-            return done
         try:
             if type(command) is SubmitTask and command.idempotency_key:
                 until = self._engine.world.key_holds_until(tenant, command.idempotency_key)
                 return encode_answer(value, error, epoch, position, until)
-            if type(command) is CreateContainer and error is None:
-                return encode_answer(value, error, epoch, position, warning=warning_of(command.environment))
+            if error is None:
+                if type(command) is CreateContainer:
+                    return encode_answer(value, None, epoch, position, warning=warning_of(command.environment))
+                if value is None:
+                    return done
+                if type(value) is str:
+                    return encode_text(value, done)
             if type(value) is AsOf:
                 return encode_answer(value.value, None, epoch, value.position)
             return encode_answer(value, error, epoch, position)

@@ -90,7 +90,10 @@ class Turn:
         if len(events) == 1:
             envelope = self._envelope(events[0], at, caller, commandid, _NOTHING)
             part = codec.encode_known(envelope)
-            self._take(len(part) + 1)
+            if self._size + len(part) < self._bytes_max - self._reserved:  # as `_take`, without a call
+                self._size += len(part) + 1
+            else:
+                self._take(len(part) + 1)
             self._fold(envelope, at, part)
             return
         made: list[tuple[Envelope, int, bytes]] = []

@@ -16,7 +16,6 @@ from coordinator.deciders.housing import SERVING
 from coordinator.placement.gangs import GangsOfTurn
 from coordinator.placement.sources import Sources, custom_queues
 from events.coordinator import ANY, ClaimFilter
-from events.defaults import is_plain_from
 from events.resources import NONE, Resources
 from events.task import TaskStarted
 from projections.queue import name_of, policy_of
@@ -35,25 +34,14 @@ if TYPE_CHECKING:
     from projections.world import World
 
 
-SCHEDULE_VERSION = 3
+SCHEDULE_VERSION = 4
 """Increase it when the same inputs lead to other placements."""
 NOT_ASKED: Mapping[str, str] = {}
 CLAIM_BYTES = 512 * 1024
 """A claim whose tasks reach this size is answered: with one more task the answer must still fit into one message."""
-_TASK_BYTES = 880
-"""Size of an encoded task without ids but that of a build, texts and payload, with every number at its longest."""
+_START_BYTES = 400
+"""By how much the encoding of a task grows at its start, besides ids: status, attempt, times, positions."""
 _encode = msgspec.json.Encoder().encode
-_COUNTED = frozenset({
-    "task_id", "task_name", "task_type", "status", "submitted", "submitted_at", "latest", "tenant", "traceparent",
-    "source", "program", "priority", "timeout_s", "max_retries", "resources", "payload", "payload_digest",
-    "idempotency_key", "attempt", "failures", "lapses", "lease", "claim_id", "worker_id", "started_at", "ended_by",
-    "retry_at", "error", "progress", "progress_message", "refused_lease",
-})  # fmt: skip
-"""The fields of a task that `_answer_bytes` bounds; a task that has any other is encoded."""
-_FIRST_RARE = "queue"
-_has_no_others = is_plain_from(
-    _FIRST_RARE, Task, *({*Task.__struct_fields__[: Task.__struct_fields__.index(_FIRST_RARE)]} - _COUNTED)
-)
 
 
 def schedule(
@@ -564,18 +552,8 @@ class _Rotation:
 
 
 def _answer_bytes(task: Task, claim: WaitingClaim) -> int:
-    """Return an upper bound of the encoded size of *task*; to encode it costs more than the exact size is worth."""
-    payload = task.payload
-    if payload is None or payload.encoding == "text" or not payload.data.isascii():
-        return len(_encode(task))
-    if task.resources.named or not _has_no_others(task):
-        return len(_encode(task))
-    ids = len(task.task_id) + len(task.tenant) + 2 * len(claim.claim_id) + len(claim.worker_id) + len(task.ended_by)
-    ids += len(task.program) + len(task.source) + len(task.traceparent)
-    texts = len(task.task_name) + len(task.task_type) + len(task.idempotency_key) + len(payload.ref)
-    texts += len(task.error) + len(task.progress_message) + len(task.refused_lease)
-    # JSON and base64 contain no control characters; JSON escapes any other ASCII character to at most two bytes.
-    return _TASK_BYTES + ids + 6 * texts + 2 * len(payload.data)
+    """Return an upper bound of the encoded size of *task* when *claim* has it."""
+    return len(_encode(task)) + 2 * len(claim.claim_id) + len(claim.worker_id) + _START_BYTES
 
 
 def _capacity(

@@ -14,7 +14,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 
 from coordinator.deciders.task import LEASE_CHARS_MAX
-from coordinator.placement.matching import _COUNTED, SCHEDULE_VERSION, _answer_bytes, rounds_taken, schedule
+from coordinator.placement.matching import SCHEDULE_VERSION, _answer_bytes, rounds_taken, schedule
 from events.after import After
 from events.base import Position
 from events.coordinator import ClaimFilter, CoordinatorTurn, WaitingClaim
@@ -618,17 +618,3 @@ LARGE: dict[str, Any] = {
     "debounce": Debounce(since=1763900000.123456, until=1763900000.123456),
 }
 """What may be large in a task besides the fields of every task."""
-
-
-def test_every_field_of_a_task_is_bounded_or_encoded() -> None:
-    """A field that tasks get later cannot make an answer too large for a message."""
-    usual = msgspec.structs.replace(
-        Task(task_id="t", task_name="n", status=TaskStatus.PENDING, submitted=Position(1, 0), submitted_at=1.0)
-    )
-    payload = Payload(encoding="json", digest="f" * 64, data="{}")
-    usual = msgspec.structs.replace(usual, payload=payload)
-    claim = WaitingClaim("c", "w", 1, "fifo")
-    for name in Task.__struct_fields__:
-        if name not in _COUNTED:
-            one = msgspec.structs.replace(usual, **{name: "x" * 5000})
-            assert _answer_bytes(one, claim) >= 5000, name
