@@ -320,7 +320,9 @@ class Engine:
             raise
         finally:
             turn.answer_all()
-        self._hints.tell(self._clock.heard())
+        now = self._clock.heard()
+        self._hints.tell(now)
+        self.intake.note_turn(now - self._heard)
         return bool(turn.events)
 
     def _decide_turn(self, turn: Turn, about_itself: Sequence[Event]) -> None:

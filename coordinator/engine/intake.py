@@ -6,13 +6,15 @@ in order of arrival. A source gets at most half of the room that the others leav
 Questions have a queue of their own, so that no number of them refuses or delays a command. The order of one source's
 commands and questions is kept while its questions do not have to wait for another turn. A giant request, or a
 large one of a source that has much waiting, is queued or refused as it came: it is decoded when its turn comes, some of
-them in each turn.
+them in each turn. While others ask, too, large commands have at most a quarter of the time.
 """
 
 from __future__ import annotations
 
 import asyncio
+import math
 from collections import OrderedDict, deque
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
@@ -38,6 +40,13 @@ GIANT_BYTES = 128 * 1024
 """A larger request is never decoded as it comes in: what others sent waits behind it, in the same connection."""
 TURN_READ_BYTES = 64 * 1024
 """So much of what was not decoded is decoded in a turn, and one request more; a commit has room for about as much."""
+
+LARGE_COMMAND_BYTES = 16 * 1024
+"""Commands of more share the time with what others ask: a commit with them takes the disk tens of milliseconds."""
+RESTS = 3.0
+"""After a turn with such commands no waiting request is decoded for so many times as long as it took, …"""
+OTHERS_ASK_S = 1.0
+"""… if others have asked within so many seconds."""
 
 COMMANDS_IN_A_ROW = 32
 """So many commands of one source are taken before it is another one's turn."""
@@ -143,11 +152,18 @@ class Intake:
         self._now = (clock if clock is not None else SystemClock()).heard
         self._commands = _BySource(most, COMMAND_BYTES_MOST, in_a_row=COMMANDS_IN_A_ROW)
         self._questions = _BySource(most, QUESTION_BYTES_MOST, in_a_row=1)
+        self._queues = (self._commands, self._questions)
         self.by_source = self._questions.lines
         """The waiting questions, by source."""
         self.arrivals = 0
         """How many have come, those that were refused among them."""
         self._read_left = TURN_READ_BYTES
+        self._read_of = ""
+        """The source whose large commands were decoded last."""
+        self._has_read = False
+        """Whether some were in this turn."""
+        self._others_asked = -math.inf
+        self._rests_until = -math.inf
         self._wake = asyncio.Event()
 
     def __len__(self) -> int:
@@ -156,6 +172,12 @@ class Intake:
     def refill(self) -> None:
         """Begin a turn: some requests may be decoded again."""
         self._read_left = TURN_READ_BYTES
+        self._has_read = False
+
+    def note_turn(self, took_s: float) -> None:
+        """End a turn that took *took_s* seconds with its commit."""
+        if self._has_read and (now := self._now()) - self._others_asked < OTHERS_ASK_S:
+            self._rests_until = now + RESTS * took_s
 
     def put_off(self, unread: Unread) -> bool:
         """Queue a large request, or refuse it at once; return False if it is to be decoded now, and put then."""
@@ -168,6 +190,8 @@ class Intake:
     def put(self, asked: Asked | Unread) -> None:
         """Queue a command, a question or a request, or refuse it at once."""
         self.arrivals = asked.number = self.arrivals + 1
+        if self._read_of and asked.caller.actor != self._read_of:
+            self._others_asked = self._now()
         if asked.is_question:
             asked.since = self._now()
             queue = self._questions
@@ -191,13 +215,14 @@ class Intake:
 
     def take(self) -> Asked | None:
         """Return and remove the oldest command of the source whose turn it is; None when this turn has no more."""
-        commands = self._commands
-        while commands.lines:
+        commands, passed = self._commands, 0
+        while len(commands.lines) > passed:
             asked = commands.take()
             if isinstance(asked, Asked):
                 return asked
             if not self._open(commands, asked):
-                return None
+                commands.put_back(asked, is_next=False)
+                passed += 1
         return None
 
     def take_question(self, *, is_ordered: bool = False) -> Asked | None:
@@ -207,9 +232,9 @@ class Intake:
         If *is_ordered*, only one that came before the commands of its source. Those that have waited for too long are
         refused: whoever asked has asked again since, or has gone.
         """
-        oldest = self._now() - QUESTION_WAITS_S
+        oldest, passed = self._now() - QUESTION_WAITS_S, 0
         for _ in range(REFUSED_AT_ONCE):
-            if not self._questions:
+            if len(self._questions.lines) <= passed:
                 return None
             if is_ordered and (not self._commands or self._commands.has_before(self._questions.first)):
                 return None
@@ -218,7 +243,8 @@ class Intake:
                 if not isinstance(asked, Unread):
                     return asked
                 if not self._open(self._questions, asked):
-                    return None
+                    self._questions.put_back(asked, is_next=False)
+                    passed += 1
                 continue
             whose = asked.caller.actor
             msg = f"the questions of {whose} wait for longer than {QUESTION_WAITS_S:g} s: ask fewer at a time"
@@ -226,12 +252,14 @@ class Intake:
         return None
 
     def _open(self, queue: _BySource, unread: Unread) -> bool:
-        """Put the commands of a request in its place; return False if this turn has decoded enough."""
-        if self._read_left <= 0:
-            queue.put_back(unread)
+        """Put the commands of a request in its place; return False, without a change, if enough was decoded for now."""
+        if self._read_left <= 0 or self._rests():
             return False
         self._read_left -= unread.size
-        for asked in reversed(unread.read()):
+        commands = unread.read()
+        if unread.size > LARGE_COMMAND_BYTES * max(1, len(commands)):
+            self._has_read, self._read_of = True, unread.caller.actor
+        for asked in reversed(commands):
             asked.number, asked.since = unread.number, unread.since
             queue.put_back(asked)
         return True
@@ -251,14 +279,20 @@ class Intake:
         self._wake.set()
 
     async def wait(self) -> None:
-        """Wait until something was queued or `wake` was called."""
+        """Wait until something was queued, and may be taken, or `wake` was called."""
         if not self._commands.lines and not self._questions.lines:
             await self._wake.wait()
+        elif self._rests() and all(_is_unread(line) for queue in self._queues for line in queue.lines.values()):
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._wake.wait(), self._rests_until - self._now())
         self._wake.clear()
+
+    def _rests(self) -> bool:
+        return self._rests_until > self._now()
 
     def refuse_all(self, error: Unavailable) -> None:
         """Answer everything that waits with *error*."""
-        for queue in (self._commands, self._questions):
+        for queue in self._queues:
             while queue:
                 queue.take().reply(None, error)
 
@@ -272,6 +306,10 @@ class _Line(deque[Asked | Unread]):
         super().__init__()
         self.source = source
         self.size = 0
+
+
+def _is_unread(line: _Line) -> bool:
+    return isinstance(line[0], Unread)
 
 
 class _BySource:
@@ -311,15 +349,15 @@ class _BySource:
         self._room_bytes -= size
         return True
 
-    def put_back(self, asked: Asked | Unread) -> None:
-        """Add one as the next."""
+    def put_back(self, asked: Asked | Unread, *, is_next: bool = True) -> None:
+        """Add one as the first of its source, whose turn is next, or last."""
         source = asked.caller.actor
         line = self.lines.get(source)
         if line is None:
             line = self.lines[source] = _Line(source)
         line.appendleft(asked)
         line.size += asked.size
-        self.lines.move_to_end(source, last=False)
+        self.lines.move_to_end(source, last=not is_next)
         self._first = None
         self._room -= 1
         self._room_bytes -= asked.size

@@ -18,9 +18,11 @@ from coordinator.engine.intake import (
     COMMAND_BYTES_MOST,
     COMMANDS_IN_A_ROW,
     GIANT_BYTES,
+    OTHERS_ASK_S,
     QUESTION_BYTES_MOST,
     QUESTION_WAITS_S,
     REFUSED_AT_ONCE,
+    RESTS,
     TURN_READ_BYTES,
     Asked,
     Intake,
@@ -385,6 +387,49 @@ async def test_a_turn_decodes_some_large_requests() -> None:
     intake.refill()
     assert [intake.take(), intake.take()] == [*ones[2].inside, None]
     assert not intake.has_commands
+
+
+@pytest.mark.parametrize("of", [False, True], ids=["commands", "questions"])
+async def test_large_commands_have_a_part_of_the_time_while_others_ask(of: bool) -> None:
+    """The others are served until the rest after such a turn is over; `wait` ends with it, or with one of these."""
+    clock = Hands()
+    intake = Intake(100, clock)
+    make, take = (question, intake.take_question) if of else (asked, intake.take)
+    first, second = (Large(make(), size=GIANT_BYTES + 1, of=of) for _ in range(2))
+    assert intake.put_off(first.unread)
+    assert intake.put_off(second.unread)
+    assert [take(), take()] == [*first.inside, None]
+    intake.put(others := make(source="another"))
+    intake.note_turn(0.01)
+    intake.refill()
+    intake.wake()
+    await intake.wait()
+    assert [take(), take()] == [others, None]
+    waiting = asyncio.ensure_future(intake.wait())
+    await asyncio.sleep(0)
+    assert not waiting.done()
+    await asyncio.wait_for(waiting, 1.0)
+    clock.at += RESTS * 0.01
+    await intake.wait()
+    assert [take(), take()] == [*second.inside, None]
+
+
+@pytest.mark.parametrize("why", ["alone", "asked long ago", "small commands"])
+async def test_large_requests_do_not_rest(why: str) -> None:
+    """Without others, and those of many small commands."""
+    clock = Hands()
+    intake = Intake(1000, clock)
+    count = 100 if why == "small commands" else 1
+    for _ in range(2):
+        assert intake.put_off(Large(*(asked() for _ in range(count)), size=GIANT_BYTES + 1).unread)
+    assert [intake.take() is not None for _ in range(count + 1)] == [*[True] * count, False]
+    if why != "alone":
+        intake.put(asked(source="another"))
+        assert intake.take() is not None
+    clock.at += OTHERS_ASK_S * (why == "asked long ago")
+    intake.note_turn(0.01)
+    intake.refill()
+    assert intake.take() is not None
 
 
 async def test_a_large_request_without_room_is_refused_undecoded() -> None:
