@@ -83,8 +83,8 @@ def schedule(
             taken.add(event.task_id)
             left -= 1
             yield event
-    candidates, places = _candidates(world, claims, capacities)
-    gangs = _Gangs(world, sources, filters, places, taken, note_kept)
+    candidates, places, rotation = _candidates(world, claims, capacities)
+    gangs = _Gangs(world, sources, _Places(sources, filters, places), rotation, taken, note_kept)
     if chosen is not None:
         left -= yield from gangs.of_custom(left)
     heapq.heapify(candidates)
@@ -237,25 +237,57 @@ class _Room:
         return self._most
 
 
+class _Places:
+    """The claims of a turn that could take a task at its beginning, as gangs look at them."""
+
+    def __init__(self, sources: Sources, filters: Mapping[str, ClaimFilter], places: Sequence[_Candidate]) -> None:
+        self._sources = sources
+        self._filters = filters
+        self._places = places
+
+    def with_room(self) -> list[_Candidate]:
+        """Return those that can take a task now, the one that is served next first."""
+        return sorted(filter(None, self._places), key=_Candidate.score)
+
+    def room(self) -> int:
+        """Return how many tasks the claims have room for, by slots alone."""
+        wanted: dict[_Capacity, int] = {}
+        for place in self._places:
+            capacity = place.capacity
+            wanted[capacity] = wanted.get(capacity, 0) + max(0, place.claim.slots - place.assigned)
+        return sum(
+            slots if one.worker.slots is None else max(0, min(slots, one.worker.slots - one.busy))
+            for one, slots in wanted.items()
+        )
+
+    def among(self, place: _Candidate, task_ids: tuple[str, ...]) -> frozenset[str]:
+        """Return which of some tasks a claim may take."""
+        wanted = self._filters.get(place.claim.claim_id, ANY)
+        return self._sources.among(place.claim.strategy, place.capacity.worker, wanted, task_ids)
+
+
 class _Gangs:
-    """Lets the gangs of one turn begin; *places* are all claims that could take a task at its beginning."""
+    """
+    Lets the gangs of one turn begin, at *places*, of which some are in *rotation*.
+
+    Nothing here refers to what refers to it: in a cycle all objects of a turn would be left to the garbage collector.
+    """
 
     def __init__(
         self,
         world: World,
         sources: Sources,
-        filters: Mapping[str, ClaimFilter],
-        places: Sequence[_Candidate],
+        places: _Places,
+        rotation: _Rotation | None,
         taken: set[str],
         note_kept: Callable[[int], None],
     ) -> None:
         self._world = world
         self._sources = sources
-        self._filters = filters
-        self._places = places
+        self._rotation = rotation
         self._taken = taken
         self._note_kept = note_kept
-        self._gangs = GangsOfTurn(world, sources, self._with_room, self._among, self._room)
+        self._gangs = GangsOfTurn(world, sources, places.with_room, places.among, places.room)
 
     def begin(self, task: Task, left: int) -> Generator[TaskStarted, None, int]:
         """Assign all tasks of a gang, if they are at most *left*, or keep room for them; return how much of it."""
@@ -269,8 +301,8 @@ class _Gangs:
             return len(fitted)
         for one, place in fitted:
             yield place.assign(one, None if one.spend is None else self._sources.reservation(one.spend))
-            if place.rotation is not None:
-                place.rotation.note_given(place)
+            if self._rotation is not None and place.strategy in _ROTATING:
+                self._rotation.note_given(place)
         return len(fitted)
 
     def of_custom(self, left: int) -> Generator[TaskStarted, None, int]:
@@ -283,29 +315,15 @@ class _Gangs:
                 taken += yield from self.begin(tasks[0], left - taken)
         return taken
 
-    def _with_room(self) -> list[_Candidate]:
-        return sorted(filter(None, self._places), key=_Candidate.score)
-
-    def _room(self) -> int:
-        """Return how many tasks the claims have room for, by slots alone."""
-        wanted: dict[_Capacity, int] = {}
-        for place in self._places:
-            capacity = place.capacity
-            wanted[capacity] = wanted.get(capacity, 0) + max(0, place.claim.slots - place.assigned)
-        return sum(
-            slots if one.worker.slots is None else max(0, min(slots, one.worker.slots - one.busy))
-            for one, slots in wanted.items()
-        )
-
-    def _among(self, place: _Candidate, task_ids: tuple[str, ...]) -> frozenset[str]:
-        wanted = self._filters.get(place.claim.claim_id, ANY)
-        return self._sources.among(place.claim.strategy, place.capacity.worker, wanted, task_ids)
-
 
 def _candidates(
     world: World, claims: Sequence[WaitingClaim], capacities: Mapping[str, _Capacity | None]
-) -> tuple[list[tuple[float, int, _Candidate | _Rotation]], list[_Candidate]]:
-    """Return the claims that can take a task, those that rotate as one, each with its score and a number; and all."""
+) -> tuple[list[tuple[float, int, _Candidate | _Rotation]], list[_Candidate], _Rotation | None]:
+    """
+    Return the claims that can take a task, each with its score and a number, and all of them.
+
+    Those that rotate are one entry of the first list, which is returned again.
+    """
     candidates: list[tuple[float, int, _Candidate | _Rotation]] = []
     places: list[_Candidate] = []
     usual = policy_of(world.queues, "").strategy
@@ -323,8 +341,7 @@ def _candidates(
             rotation = _Rotation(world)
             candidates.append((0.0, number, rotation))
         rotation.add(candidate)
-        candidate.rotation = rotation
-    return candidates, places
+    return candidates, places, rotation
 
 
 class _Capacity:
@@ -342,7 +359,7 @@ class _Capacity:
 class _Candidate:
     """A waiting claim while tasks are assigned; false when it cannot take another task."""
 
-    __slots__ = ("assigned", "assigned_bytes", "capacity", "claim", "rotation", "source", "strategy")
+    __slots__ = ("assigned", "assigned_bytes", "capacity", "claim", "source", "strategy")
 
     def __init__(self, claim: WaitingClaim, capacity: _Capacity, strategy: str) -> None:
         self.claim = claim
@@ -350,7 +367,6 @@ class _Candidate:
         self.assigned = 0
         self.assigned_bytes = 0
         self.source: Source | None = None
-        self.rotation: _Rotation | None = None
         self.strategy = strategy
 
     def __bool__(self) -> bool:

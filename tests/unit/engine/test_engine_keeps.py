@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import sys
+from collections import Counter
 from copy import deepcopy
 from typing import TYPE_CHECKING, Any
 
@@ -11,8 +12,13 @@ import msgspec
 import pytest
 
 from coordinator.commands import COMMANDS
+from coordinator.commands.queue import DefineQueue
+from coordinator.commands.task import ClaimTasks, CompleteTask, ListTasks, SubmitTask
+from coordinator.commands.worker import RegisterWorker
 from coordinator.errors import CoordinationError
+from events.task import Gang
 from tests.hostile import VALID
+from tests.unit.deciders.facts import resources
 from tests.unit.engine.engine_rig import leading
 
 if TYPE_CHECKING:
@@ -21,6 +27,7 @@ if TYPE_CHECKING:
     from coordinator.commands.command import Command
 
 LONG = 100_000
+OURS = ("coordinator.", "events.", "projections.")
 MESSAGE_CHARS_MOST = 2000
 _KEY = "<key>"
 Path = tuple[str | int, ...]
@@ -85,3 +92,35 @@ async def test_no_text_of_a_refused_command_is_kept(kind: type[Command]) -> None
                 if sys.getrefcount(text) != before:
                     gc.collect()
                 assert sys.getrefcount(text) == before, f"the text of {at} is kept"
+
+
+@pytest.mark.parametrize("strategy", ["", "priority", "round_robin", "weighted_round_robin", "least_loaded"])
+async def test_a_turn_leaves_nothing_to_the_garbage_collector(strategy: str) -> None:
+    """Objects in a cycle wait for it until there are 50,000: it then stops the writer for 30 ms."""
+    gang = Gang(gang_id="g", size=2)
+    async with leading() as rig:
+        await rig.order(RegisterWorker(worker_id="w", slots=9, resources=resources(cpu=8000)))
+        await rig.order(DefineQueue(queue_id="q", weight=2.0))
+        gc.collect()
+        gc.disable()
+        gc.set_debug(gc.DEBUG_SAVEALL)
+        try:
+            claiming = rig.ask(ClaimTasks(claim_id="c", worker_id="w", slots=9, wait_s=60.0, strategy=strategy))
+            for number in range(2):
+                await rig.order(SubmitTask(task_id=f"g{number}", task_name="n", gang=gang))
+            for number in range(3):
+                await rig.order(SubmitTask(task_id=f"t{number}", task_name="n", resources=resources(cpu=1000), queue="q"))
+            started = await claiming.outcome()
+            started += await rig.order(ClaimTasks(claim_id="d", worker_id="w", slots=9, strategy=strategy))
+            assert {task.task_id for task in started} == {"g0", "g1", "t0", "t1", "t2"}
+            for task in started:
+                await rig.order(CompleteTask(task_id=task.task_id, lease=task.lease, worker_id="w"))
+            await rig.order(ListTasks())
+            del claiming, started, task
+            gc.collect()
+            left = Counter(type(one).__qualname__ for one in gc.garbage if type(one).__module__.startswith(OURS))
+        finally:
+            gc.set_debug(0)
+            gc.garbage.clear()
+            gc.enable()
+        assert left == {}
