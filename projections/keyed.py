@@ -51,6 +51,10 @@ class Keyed:
         self.uses: Mapping[str, KeyUse] = {}
         self.funds = Funds()
         self.is_used = False
+        self.remembers = False
+        """Whether a limit depends on when tasks of its keys started or ended."""
+        self._most: dict[str, int] = {}
+        """How many tasks of a key may run, by limit, for those that depend on nothing else."""
         self.now = 0.0
         self.of: dict[str, tuple[str, ...]] = {}
         self.running: dict[str, dict[str, None]] = {}
@@ -81,7 +85,9 @@ class Keyed:
             if is_running:
                 if is_budget(key):
                     self.funds.release(key, before)
-                self.look(key)
+                    self.look(key)
+                else:
+                    self._look(key)
         if after.is_ended:
             self.of.pop(task_id, None)
         elif is_running:  # it is a retry from now on
@@ -97,7 +103,9 @@ class Keyed:
             if is_running:
                 if is_budget(key):
                     self.funds.hold(key, task)
-                self.look(key)
+                    self.look(key)
+                else:
+                    self._look(key)
 
     def spent_more(self, before: Task, after: Task) -> None:
         """Keep what a running attempt has spent, if that is more than was reserved for it."""
@@ -110,8 +118,11 @@ class Keyed:
         """Return how many tasks of a key may start now, or what they may spend."""
         if is_budget(key):
             return self.funds.left(key)
-        limit = self.limits[limit_of(key)]
-        return room_of(limit.terms, self.uses.get(key), len(self.running.get(key, _NO_TASKS)), self.now)
+        limit_id, running = limit_of(key), len(self.running.get(key, _NO_TASKS))
+        most = self._most.get(limit_id)
+        if most is not None:
+            return most - running
+        return room_of(self.limits[limit_id].terms, self.uses.get(key), running, self.now)
 
     def open_due(self) -> None:
         """Open what was shut only for a time that has passed."""
@@ -135,7 +146,7 @@ class Keyed:
         if shapes is None:
             return
         is_full = self.room(key) <= 0
-        if is_full:
+        if is_full and limit_of(key) not in self._most:
             self._note_opening(key)
         if is_full is (key in self._full):
             return
@@ -182,8 +193,15 @@ class Keyed:
         self.funds.look_at_all()
 
     def look_whether_used(self) -> None:
-        """Note whether there are limits or budgets."""
+        """Note whether there are limits or budgets, and what they depend on."""
         self.is_used = bool(self.limits or self.funds.budgets)
+        terms = {limit_id: limit.terms for limit_id, limit in self.limits.items()}
+        self._most = {
+            limit_id: one.running
+            for limit_id, one in terms.items()
+            if one.running is not None and one.starts is None and not one.cooldown_s
+        }
+        self.remembers = any(one.starts is not None or one.cooldown_s for one in terms.values())
         self.funds.now = self.now
 
     def _look_at(self, shape: Shape) -> None:

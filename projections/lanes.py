@@ -57,9 +57,14 @@ class Lanes:
         """How often the tasks were put into other shapes or lanes, since this was made."""
         self._shapes: dict[str, Shape] = {}
         """The shapes of plain tasks in the usual lane, by task name: it takes long to hash their keys."""
+        self._of_others: dict[str, Shape] = {}
+        """The shapes of all other tasks, by task id."""
 
     def shape(self, task: Task) -> Shape:
         """Return the shape of a task in its lane, a new one if there is none."""
+        known = self._of_others.get(task.task_id)
+        if known is not None:
+            return known
         keyed = self._keyed
         if task.queue or self._shared or keyed.is_used or self._routes or task.build_id:
             lane = self.lane_of(task)
@@ -69,6 +74,7 @@ class Lanes:
                 shape = group.shape(key)
                 if key.keys:
                     keyed.shape_made(shape)
+            self._of_others[task.task_id] = shape
             return shape
         is_usual = task.resources is NONE and not (
             task.task_type or task.worker_filter or task.preference or task.rule_filter or task.gang
@@ -128,6 +134,7 @@ class Lanes:
     def remove(self, task: Task) -> None:
         """Remove a task that is not ready any more."""
         shape = self.shape(task)
+        self._of_others.pop(task.task_id, None)
         shape.remove(task.task_id)
         if shape.members:
             return
@@ -176,6 +183,7 @@ class Lanes:
             self.usual = self.of[USUAL] = ReadyTasks()
             self._shapes.clear()
         for task in moved:
+            self._of_others.pop(task.task_id, None)
             self.add(task)
 
     def regroup_all(self) -> None:
@@ -185,6 +193,7 @@ class Lanes:
         self.usual = ReadyTasks()
         self.of = {USUAL: self.usual}
         self._shapes.clear()
+        self._of_others.clear()
         for task in tasks:
             self.add(task)
 

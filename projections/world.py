@@ -687,7 +687,8 @@ def _fold_task(world: World) -> Callable[[Any, Stamp], None]:
         update_index(before, after)
         status = after.status
         if keys is not None:
-            _note_use(world, keys, after, event, stamp)
+            if keyed.remembers:
+                _note_use(world, keys, after, event, stamp)
             if before is not None and before.status is running and status is not running:
                 _settle(world, keys, before, event, stamp)
         if indexes.is_accounted and before is not None and before.status is running and status is not running:

@@ -109,7 +109,9 @@ async def test_a_turn_leaves_nothing_to_the_garbage_collector(strategy: str) -> 
             for number in range(2):
                 await rig.order(SubmitTask(task_id=f"g{number}", task_name="n", gang=gang))
             for number in range(3):
-                await rig.order(SubmitTask(task_id=f"t{number}", task_name="n", resources=resources(cpu=1000), queue="q"))
+                await rig.order(
+                    SubmitTask(task_id=f"t{number}", task_name="n", resources=resources(cpu=1000), queue="q")
+                )
             started = await claiming.outcome()
             started += await rig.order(ClaimTasks(claim_id="d", worker_id="w", slots=9, strategy=strategy))
             assert {task.task_id for task in started} == {"g0", "g1", "t0", "t1", "t2"}
