@@ -19,6 +19,7 @@ import gc
 import math
 from collections.abc import Iterator
 from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -241,15 +242,7 @@ class Engine:
             CoordinationError: it was refused.
         """
         future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-
-        def reply(value: Any, error: CoordinationError | None) -> None:
-            if not future.done():
-                if error is None:
-                    future.set_result(value)
-                else:
-                    future.set_exception(error)
-
-        self.put(Asked(typed(command), caller, reply))
+        self.put(Asked(typed(command), caller, partial(_settle, future)))
         try:
             return await future
         except asyncio.CancelledError:
@@ -257,6 +250,8 @@ class Engine:
                 back = WithdrawClaim(claim_id=command.claim_id, worker_id=command.worker_id)
                 self.put(Asked(back, caller, lambda *_: None))
             raise
+        finally:
+            del future  # its error refers to this frame: together they would be left to the garbage collector
 
     def ask_now(self, question: Any, caller: Caller | None = None) -> Any:
         """Answer a discovery question at once, from the current world; *caller* is None in this process."""
@@ -673,6 +668,16 @@ _WAITS = object()
 """Instead of the value of a question that waits."""
 _GOES_ON = object()
 """Instead of the value of a question whose answer is in the making."""
+
+
+def _settle(future: asyncio.Future[Any], value: Any, error: CoordinationError | None) -> None:
+    if future.done():
+        return
+    if error is None:
+        future.set_result(value)
+    else:
+        error.__traceback__ = error.__context__ = None  # the frames of the turn
+        future.set_exception(error)
 
 
 def _not_leading() -> Unavailable:
