@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import threading
 from asyncio.staggered import staggered_race
 from collections import deque
+from contextlib import suppress
 from functools import partial
 from ipaddress import ip_address
 from itertools import zip_longest
@@ -156,12 +158,43 @@ async def _raced(host: str, port: int) -> socket.socket:
             raise
         return sock
 
-    found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    found = await _addresses(host, port)
     won: socket.socket | None
     won, _, errors = await staggered_race([partial(attempt, *one) for one in _alternating(found)], NEXT_ADDRESS_AFTER_S)
     if won is None:
         raise next(error for error in errors if error is not None)
     return won
+
+
+async def _addresses(host: str, port: int) -> list[Any]:
+    """
+    Return the addresses of a host.
+
+    The event loop would do it in a thread for which the end of the program waits: half a minute with a name server that
+    does not answer, however short the time-out was.
+    """
+    loop = asyncio.get_running_loop()
+    found: asyncio.Future[list[Any]] = loop.create_future()
+
+    def settle(addresses: list[Any], error: Exception | None) -> None:
+        if found.done():
+            return
+        if error is None:
+            found.set_result(addresses)
+        else:
+            found.set_exception(error)
+
+    def look() -> None:
+        addresses, trouble = list[Any](), None
+        try:
+            addresses = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        except Exception as error:  # noqa: BLE001  # raised where it is awaited
+            trouble = error
+        with suppress(RuntimeError):  # the loop has ended meanwhile
+            loop.call_soon_threadsafe(settle, addresses, trouble)
+
+    threading.Thread(target=look, name="nats-addresses", daemon=True).start()
+    return await found
 
 
 def _alternating(found: list[Any]) -> list[Any]:

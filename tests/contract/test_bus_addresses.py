@@ -34,17 +34,17 @@ MANY = "many.test"
 def many(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The addresses of `many.test`."""
     addresses: list[str] = []
-    resolve = asyncio.BaseEventLoop.getaddrinfo
+    resolve = socket.getaddrinfo
 
-    async def getaddrinfo(self: Any, host: Any, port: Any, **options: Any) -> Any:
+    def getaddrinfo(host: Any, port: Any, **options: Any) -> Any:
         if host != MANY:
-            return await resolve(self, host, port, **options)
+            return resolve(host, port, **options)
         return [
             (socket.AF_INET6 if ":" in one else socket.AF_INET, socket.SOCK_STREAM, 6, "", (one, port))
             for one in addresses
         ]
 
-    monkeypatch.setattr(asyncio.BaseEventLoop, "getaddrinfo", getaddrinfo)
+    monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
     return addresses
 
 

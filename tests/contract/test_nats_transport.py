@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import socket
 import struct
+import threading
+import time
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlparse
@@ -144,5 +146,44 @@ def test_who_stops_waiting_loses_nothing(run: Any) -> None:
                 await asyncio.wait_for(transport.read(1), 0.01)
             writer.write(b"kept")
             assert await transport.read(1) == b"kept"
+
+    run(body)
+
+
+def test_a_name_server_that_does_not_answer_holds_no_program_up(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither the attempt, nor the end of the program."""
+    asked, answers = threading.Event(), threading.Event()
+
+    def getaddrinfo(*_: Any, **__: Any) -> Any:
+        asked.set()
+        answers.wait(30.0)
+        raise socket.gaierror(socket.EAI_AGAIN, "no answer")
+
+    monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
+
+    async def body() -> None:
+        transport: Any = RacingTransport()  # type: ignore[no-untyped-call]  # nats-py's has no types
+        with pytest.raises(TimeoutError):
+            await transport.connect(urlparse("nats://somewhere.test:4222"), READ_BYTES, 0.05)
+
+    began = time.monotonic()
+    run(body)
+    assert asked.is_set()
+    assert time.monotonic() - began < 5.0
+    answers.set()
+    for thread in threading.enumerate():
+        if thread.name == "nats-addresses":
+            thread.join(5.0)
+            assert not thread.is_alive()
+
+
+def test_a_name_that_does_not_exist_is_told(run: Any) -> None:
+    """By the error of the resolver, also for what is no name at all."""
+
+    async def body() -> None:
+        for name in ("no.such.name.invalid", "x" * 300):
+            transport: Any = RacingTransport()  # type: ignore[no-untyped-call]  # as above
+            with pytest.raises((OSError, UnicodeError)):
+                await transport.connect(urlparse(f"nats://{name}:4222"), READ_BYTES, 30.0)
 
     run(body)

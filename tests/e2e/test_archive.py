@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from projections.source import Record
     from projections.world import World
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.untraced]
 
 SUBJECTS = Subjects()
 PATIENCE_S = 30.0

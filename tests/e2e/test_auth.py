@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from coordinator.bus.subscription import Message
     from coordinator.security.permissions import User
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.untraced]
 
 S = Subjects()
 PATIENCE_S = 30.0

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.untraced]
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 TIMEOUT_S = 100.0

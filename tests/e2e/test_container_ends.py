@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from coordinator.app.app import App
     from coordinator.scheduler import TaskInfo
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.untraced]
 
 PATIENCE_S = 30.0
 GRACE_S, ENDED_WITHIN_S = 1.0, 1.0

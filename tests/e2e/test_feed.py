@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from coordinator.engine.engine import Engine
     from coordinator.follower.feed import Feed
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.untraced]
 
 STREAM = SUBJECTS.stream_events
 

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
     from coordinator.engine.engine import Engine
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.untraced]
 
 SUBJECTS = Subjects()
 PATIENCE_S = 20.0

@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from projections.service import Service
     from tests.e2e.conftest import Cluster
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.untraced]
 
 QUICK: dict[str, Any] = {"health_check_interval": 0.2, "health_check_timeout_s": 0.2}
 

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from events.base import Envelope, Position
     from tests.e2e.conftest import Cluster
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.untraced]
 
 PATIENCE_S = 60.0
 INBOX = "coordination.inbox.execution"

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from projections.container import Container
     from tests.e2e.conftest import Cluster
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.untraced]
 
 LEASE_S = 2.0
 PATIENCE_S = 15.0

@@ -46,7 +46,7 @@ if TYPE_CHECKING:
 
     from coordinator.client.client import Door
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.untraced]
 
 REFUSED_WITHIN_S = 7.0
 RECOVERED_WITHIN_S = 30.0

@@ -100,7 +100,7 @@ def _why_not() -> str:
     return "" if tried.returncode == 0 else f"another user cannot run this Python here: {tried.stderr.strip()[-200:]}"
 
 
-pytestmark = [pytest.mark.e2e, pytest.mark.skipif(bool(_why_not()), reason=_why_not() or "-")]
+pytestmark = [pytest.mark.e2e, pytest.mark.skipif(bool(_why_not()), reason=_why_not() or "-"), pytest.mark.untraced]
 
 
 class Place:

@@ -19,7 +19,11 @@ from tests.commands import Up, up
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-pytestmark = [pytest.mark.e2e, pytest.mark.skipif(sys.platform != "linux", reason="needs /dev/full")]
+pytestmark = [
+    pytest.mark.e2e,
+    pytest.mark.skipif(sys.platform != "linux", reason="needs /dev/full"),
+    pytest.mark.untraced,
+]
 
 LIMIT_S = 60.0
 CLI = (sys.executable, "-m", "coordinator.cli")

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from coordinator.commands.command import Command
     from tests.secured import Secured
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.untraced]
 
 PATIENCE_S = 30.0
 USERS = (

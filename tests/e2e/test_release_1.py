@@ -43,7 +43,7 @@ from tests.golden.release_wire import Exchange, recorded_with, replay
 if TYPE_CHECKING:
     from projections.source import Record
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.untraced]
 
 FOLDER = Path(__file__).parent.parent / "golden" / "release-1"
 EXPECTED: dict[str, Any] = json.loads((FOLDER / "expected.json").read_text())

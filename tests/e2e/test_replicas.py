@@ -14,7 +14,7 @@ from tests.nats_cluster import LoopDisk
 if TYPE_CHECKING:
     from pathlib import Path
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.untraced]
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root may mount the disk whose power is cut")
 LEASE_S = 6

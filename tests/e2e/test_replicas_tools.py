@@ -25,7 +25,7 @@ from tests.faults.replicated import JOURNAL, PATIENCE_S, Judge, Keeper, patientl
 from tests.nats_cluster import NatsCluster, nats_cluster
 from tests.real_server import find_binary
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.untraced]
 
 EVENTS = 200
 ROOT = Path(__file__).parents[2]

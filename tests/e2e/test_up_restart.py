@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
     from projections.container import Container
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.untraced]
 
 PATIENCE_S = 30.0
 HANDLERS = """

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from projections.task import Task
     from tests.e2e.conftest import Cluster
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.untraced]
 
 PATIENCE_S = 30.0
 SHORT_LEASES = pytest.mark.parametrize("cluster", [Rules(lease_s=1.5, retry_backoff_s=0.05)], indirect=True)

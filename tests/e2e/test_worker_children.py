@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from projections.task import Task
     from tests.e2e.conftest import Cluster
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.untraced]
 
 PATIENCE_S = 30.0
 ENDS_S = 12.0

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 SAMPLES = Path(__file__).with_name("samples")
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180), pytest.mark.untraced]
 
 
 def source(name: str) -> str:
