@@ -46,12 +46,11 @@ def test_a_seed_gives_one_run() -> None:
 
 
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("name", PLANTED)
-def test_a_planted_bug_is_found(name: str) -> None:
-    """With each of the bugs in the production code, some seed fails."""
-    code, said = simulate("--planted", name)
+def test_planted_bugs_are_found() -> None:
+    """With each of the bugs in the production code, some seed fails; what it says names those that were not found."""
+    code, said = simulate("--planted")
     assert code == 0, said
-    assert "1 of 1 planted bugs found" in said
+    assert f"{len(PLANTED)} of {len(PLANTED)} planted bugs found" in said
 
 
 @pytest.mark.timeout(300)
