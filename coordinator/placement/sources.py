@@ -372,15 +372,24 @@ class _Usage:
     def __init__(self, world: World) -> None:
         self._world = world
         self._given: dict[str, int] = {}
+        self._known: dict[str, tuple[float, int, float, float]] = {}
+        """Of each account what it has used, how many of its tasks run, what one of them costs, and its weight."""
 
     def of(self, account: str) -> float:
+        known = self._known.get(account)
+        if known is None:  # nothing is folded before the end of the turn
+            known = self._known[account] = self._of(account)
+        used, running, mean, weight = known
+        return (used + (running + self._given.get(account, 0)) * mean) / weight
+
+    def _of(self, account: str) -> tuple[float, int, float, float]:
         world = self._world
         queue, colon, key = account.partition(":")
         share = world.indexes.shared.get(queue if colon else "")
         known = world.accounts.get(account, _NEVER)
         used = known.used_at(world.indexes.now, HALF_LIFE_S if share is None else share.half_life_s)
-        running = world.indexes.running_in.get(account, 0) + self._given.get(account, 0)
-        return (used + running * known.mean) / self._weight(queue, key if colon else None, share)
+        weight = self._weight(queue, key if colon else None, share)
+        return used, world.indexes.running_in.get(account, 0), known.mean, weight
 
     def counted(self) -> dict[str, int]:
         """Return what was given in this turn."""
@@ -420,8 +429,9 @@ class _Limits:
 
     def allows_task(self, keys: tuple[str, ...], task: Task) -> bool:
         """Return whether a task with these keys may start."""
-        if not self.allows(keys):
-            return False
+        for key in keys:  # `allows`, without a call: this is asked of each task that starts
+            if self._room(key) <= 0:
+                return False
         spend = task.spend
         return spend is None or all(self._need(key, spend) <= self._room(key) for key in filter(is_budget, keys))
 
