@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import pytest
 
+from coordinator.runtime.process.control_groups import groups_of
 from coordinator.runtime.process.hierarchies import LIMITED, find_hierarchies
+from tests.launches import CLUSTER
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 _FOUND = find_hierarchies()
 
@@ -13,7 +20,7 @@ needs_control_groups = pytest.mark.skipif(
 )
 
 
-def groups_left() -> set[str]:
-    """Return the names of all groups of any runtime below the group of this process."""
-    folders = (folder / "coordinator" for folder in _FOUND.folders.values())
-    return {str(path.relative_to(folder)) for folder in folders for path in folder.glob("*/*") if path.is_dir()}
+def groups_left(root: Path) -> list[str]:
+    """Return the groups of the containers under *root*, and the folder of these groups, as far as they exist."""
+    folders = {folder / groups_of(CLUSTER, root) for folder in _FOUND.folders.values()}
+    return sorted(str(path) for folder in folders for path in (folder, *folder.glob("*/")) if path.is_dir())

@@ -209,7 +209,7 @@ class NodeSettings(Section):
     )
     isolation: Annotated[Literal["none", "available", "limits"], AnyCase] = plain(
         "none",
-        "limits of memory, CPU and processes for containers: none; those that are available; or all, or it does not start",
+        "limits of memory, CPU and processes for containers: none; the available ones; or all, else it does not start",
     )
     capacity: Amounts = plain(Amounts(), "capacity of the node, instead of that of the machine")
     cpu_overcommit: float = number(_RULES.cpu_overcommit, 0.1, 100.0, "how many times each core may be allocated")

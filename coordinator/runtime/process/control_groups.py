@@ -48,6 +48,12 @@ def check_isolation(isolation: Isolation, found: Hierarchies | None = None) -> N
         raise _refused(found.lacks)
 
 
+def groups_of(cluster: str, root: Path) -> Path:
+    """Return the folder of the groups of a runtime, below the group of its process."""
+    key = hashlib.sha256(str(root).encode()).hexdigest()[:_KEY_DIGITS]
+    return Path(_OURS, f"{cluster}.{key}")
+
+
 class ControlGroups:
     """Makes, finds and removes the groups of one runtime; those that cannot be removed yet are tried again."""
 
@@ -60,8 +66,7 @@ class ControlGroups:
         pids_max: int = PIDS_MAX,
         found: Hierarchies | None = None,
     ) -> None:
-        key = hashlib.sha256(str(root).encode()).hexdigest()[:_KEY_DIGITS]
-        self._below = Path(_OURS, f"{cluster}.{key}")
+        self._below = groups_of(cluster, root)
         self._isolation = isolation
         self._pids_max = pids_max
         self._found = found if found is not None else find_hierarchies()

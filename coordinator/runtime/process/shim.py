@@ -189,7 +189,7 @@ def spawn(
     """
     joins: tuple[str, ...] = group.joins if group is not None else ()
     thaw = group.thaw if group is not None else Thaw()
-    enters = (joins[0] if joins else "", thaw.file, thaw.word, *joins, "--", working_directory)
+    enters: tuple[str | Path, ...] = (joins[0] if joins else "", thaw.file, thaw.word, *joins, "--", working_directory)
     process = subprocess.Popen(
         (SHELL, "-c", SCRIPT, "container", kind, directory, until, grant, *enters, *command),
         cwd=directory,
