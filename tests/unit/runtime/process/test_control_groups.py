@@ -1,11 +1,17 @@
 """
 Control groups as other machines have them, in files recorded or written as the kernel's manual tells.
 
-Version 2 is tested only so: what a group is told and what is read from it, not what its kernel does.
+Of version 2 so: what a group is told and what is read from it. What its kernel does without any controller, freezing,
+killing and counting time, is tried where version 2 is mounted.
 """
+
+# ruff: noqa: ASYNC220 - files here are small and local, and processes end at once
 
 from __future__ import annotations
 
+import asyncio
+import os
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -155,6 +161,45 @@ def test_version_2_tells_what_it_knows(tmp_path: Path) -> None:
     assert (tmp_path / "cgroup.freeze").read_text() == "1"
     assert (group.thaw.file, group.thaw.word) == (str(tmp_path / "cgroup.freeze"), "0")
     assert group.joins == (str(tmp_path / "cgroup.procs"),)
+
+
+_PLACES = (Path("/sys/fs/cgroup"), Path("/sys/fs/cgroup/unified"))
+UNIFIED = next((place for place in _PLACES if (place / "cgroup.procs").exists()), None)
+
+
+@pytest.mark.skipif(
+    UNIFIED is None or not os.access(UNIFIED, os.W_OK), reason="needs cgroup v2, mounted and writable for this process"
+)
+async def test_version_2_freezes_and_kills(tmp_path: Path) -> None:
+    """On the kernel: a group is entered as the shim does, frozen, thawed, killed while frozen, and removed."""
+    assert UNIFIED is not None
+    group = ControlGroup(GroupPlace(version=2, folders={"cpu": str(UNIFIED / f"coordinator-test-{os.getpid()}")}))
+    group.make(memory_bytes=0, cpu_millis=0, pids=0)
+    process = subprocess.Popen(("sh", "-c", 'echo 0 >"$1"; while :; do :; done', "sh", *group.joins))
+    try:
+        async with asyncio.timeout(10):
+            while group.usage(NOTHING).cpu_seconds < 0.1:  # noqa: ASYNC110 - nobody tells
+                await asyncio.sleep(0.01)
+            assert not group.is_empty()
+            assert group.usage(NOTHING).pids == NOTHING.pids  # it has no such controller
+            group.freeze(frozen=True)
+            while not group.is_frozen():  # noqa: ASYNC110 - nobody tells
+                await asyncio.sleep(0.01)
+            before = group.usage(NOTHING).cpu_seconds
+            await asyncio.sleep(0.2)
+            assert group.usage(NOTHING).cpu_seconds == before
+            group.freeze(frozen=False)
+            while group.usage(NOTHING).cpu_seconds == before:  # noqa: ASYNC110 - nobody tells
+                await asyncio.sleep(0.01)
+            group.freeze(frozen=True)
+            group.kill()
+            assert await asyncio.to_thread(process.wait) == -9
+            while not group.remove():  # noqa: ASYNC110 - the kernel still counts it for a moment
+                await asyncio.sleep(0.01)
+    finally:
+        process.kill()
+        process.wait()
+        group.remove()
 
 
 def test_less_than_a_hundredth_of_a_core_needs_a_longer_period(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import msgspec
 import pytest
 
+from coordinator.clock import SystemClock
 from coordinator.runtime.protocol import Launch, RuntimeState
 from events.container import ExitCause
 from tests.control_groups import groups_left, needs_control_groups
@@ -177,6 +178,23 @@ async def test_what_leaves_the_process_group_ends_with_the_container(
         async with asyncio.timeout(10):
             while lives(pid):  # noqa: ASYNC110 - nobody tells
                 await asyncio.sleep(0.01)
+
+
+@pytest.mark.parametrize("is_paused", [False, True])
+async def test_the_watcher_kills_the_whole_group(root: Path, tmp_path: Path, is_paused: bool) -> None:
+    """When the grant has expired, also what is frozen and has left the process group, and without a runtime."""
+    file = tmp_path / "left"
+    async with opened(root, isolation="limits") as runtime:
+        launched = limited("python", "-c", LEAVER, str(file), "wait")
+        await runtime.start(msgspec.structs.replace(launched, until=SystemClock().heard() + 3))
+        pid = int(await until(file))
+        if is_paused:
+            await runtime.pause("a", "7.0")
+    async with asyncio.timeout(15):
+        while lives(pid):  # noqa: ASYNC110 - nobody tells
+            await asyncio.sleep(0.01)
+    async with opened(root) as runtime:
+        assert (await exited(runtime)).cause == ExitCause.CUT_OFF
 
 
 async def test_a_paused_container_uses_nothing(root: Path, tmp_path: Path) -> None:
