@@ -1,14 +1,28 @@
-"""Which program a container of the process runtime runs."""
+"""
+What a container of the process runtime runs: its program, and the environment that it gets.
+
+Of the node agent's own environment it gets only what every program needs.
+"""
 
 from __future__ import annotations
 
+import os
 import shutil
 import sys
 from pathlib import Path
 
+from coordinator.runtime.process.group import MARKER
+from coordinator.runtime.protocol import Launch
 from events.errors import Refused
 
+_BASE_VARIABLES = {"PATH": "/usr/local/bin:/usr/bin:/bin", "HOME": "/", "LANG": "C.UTF-8"}
 _SHOWN = 128
+
+
+def environment_of(launch: Launch) -> dict[str, str]:
+    """Return all variables of a container, with the mark by which its processes are known."""
+    base = {name: os.environ.get(name) or default for name, default in _BASE_VARIABLES.items()}
+    return base | launch.environment | {MARKER: launch.name}
 
 
 def program_of(program: str, path: str) -> str:

@@ -18,6 +18,7 @@ expired, by a watcher of their own. Nothing else on the machine is ever touched.
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import os
 import signal
 from collections.abc import Iterable, Mapping
@@ -28,6 +29,7 @@ from typing import Self
 
 import structlog
 
+from coordinator.atomic_files import private_folder
 from coordinator.clock import Clock, SystemClock
 from coordinator.runtime.launch_checks import (
     check_grace,
@@ -43,12 +45,11 @@ from coordinator.runtime.process.control_group import ControlGroup
 from coordinator.runtime.process.control_groups import PIDS_MAX, ControlGroups, Isolation
 from coordinator.runtime.process.directory import LaunchRecord
 from coordinator.runtime.process.grants import Grants
-from coordinator.runtime.process.group import MARKER, ProcessGroup
+from coordinator.runtime.process.group import ProcessGroup
 from coordinator.runtime.process.hierarchies import Hierarchies
 from coordinator.runtime.process.log import create_log, rotate, tail
-from coordinator.runtime.process.program import program_of
+from coordinator.runtime.process.program import environment_of, program_of
 from coordinator.runtime.process.removal import Removal
-from coordinator.runtime.process.root_lock import locked
 from coordinator.runtime.process.shim import spawn
 from coordinator.runtime.process.table import ProcessTable, process_table
 from coordinator.runtime.protocol import Launch, Lines, Observed, RuntimeState, Usage
@@ -57,7 +58,8 @@ from events.container import ExitCause
 from events.errors import CoordinationError, NotFound, Refused, Unavailable
 from events.ids import checked
 
-_BASE_VARIABLES = {"PATH": "/usr/local/bin:/usr/bin:/bin", "HOME": "/", "LANG": "C.UTF-8"}
+_LOCK = ".lock"
+_LINE_BYTES = 128
 
 log = structlog.get_logger(__name__)
 
@@ -121,7 +123,7 @@ class ProcessRuntime:
         if self._lock is not None:
             raise Unavailable(f"the process runtime of {self._root} is already open: open it only once")
         try:
-            self._lock = locked(self._root)
+            self._lock = _locked(self._root)
             self._control.open()
             for directory in on_disk.leftovers(self._root):
                 self._removal.add(directory)
@@ -243,7 +245,7 @@ class ProcessRuntime:
 
     def _launch(self, launch: Launch) -> ProcessContainer:
         """Create directory, record and process without awaiting, so that no second start can come in between."""
-        environment = self._environment(launch)
+        environment = environment_of(launch)
         command = (program_of(launch.command[0], environment["PATH"]), *launch.command[1:])
         try:
             place = self._control.place(launch.name)
@@ -273,10 +275,6 @@ class ProcessRuntime:
             on_group_end=self._control.end,
             shim=shim,
         )
-
-    def _environment(self, launch: Launch) -> dict[str, str]:
-        base = {name: os.environ.get(name) or default for name, default in _BASE_VARIABLES.items()}
-        return base | launch.environment | {MARKER: launch.name}
 
     def _spawn(
         self,
@@ -384,3 +382,21 @@ def _rotate_all(directories: Iterable[Path], max_bytes: int) -> None:
 def _why(error: OSError) -> str:
     """Return the reason of a start that failed; one that is no fault of the container says so."""
     return f"this node lacks descriptors, processes, memory or disk: {error}" if is_shortage(error) else str(error)
+
+
+def _locked(root: Path) -> int:
+    """Lock a root until this process ends; raises `Unavailable` when another process holds the lock."""
+    private_folder(root)
+    descriptor = os.open(root / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        holder = os.pread(descriptor, _LINE_BYTES, 0).decode(errors="replace").strip()
+        os.close(descriptor)
+        raise Unavailable(
+            f"process {holder or 'unknown'} already runs the containers under {root}: use one runtime per directory"
+        ) from error
+    with suppress(OSError):  # a full disk must not keep an agent from what it has to stop; the pid is for messages
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+    return descriptor
