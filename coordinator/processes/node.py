@@ -22,6 +22,7 @@ from coordinator.own_process.priority import yield_cpu
 from coordinator.processes.credentials import credentials, patience
 from coordinator.processes.program import HANDOVER_S
 from coordinator.runtime.fake import FakeRuntime
+from coordinator.runtime.process.control_groups import Isolation, check_isolation
 from coordinator.runtime.process.runtime import ProcessRuntime
 from coordinator.runtime.protocol import Observed, Runtime, RuntimeState
 from coordinator.stop_signals import stop_signal
@@ -49,15 +50,15 @@ def capacity_of(settings: Settings) -> Resources:
     return Resources.parse({"cpu": f"{has.cpu_millis}m", "memory": has.memory_bytes, "gpu": has.gpus} | configured)
 
 
-def open_runtime(kind: str, home: Home, *, namespace: str) -> Runtime:
+def open_runtime(kind: str, home: Home, *, namespace: str, isolation: Isolation = "none") -> Runtime:
     """
-    Return the runtime of this *kind*.
+    Return the runtime of this *kind*; to end containers it needs no *isolation*.
 
     Raises:
         Refused: the kind is unknown.
     """
     if kind == "process":
-        return ProcessRuntime(home.containers, cluster=namespace)
+        return ProcessRuntime(home.containers, cluster=namespace, isolation=isolation)
     if kind == "fake":
         return FakeRuntime(cluster=namespace, now=SystemClock().wall, heard=SystemClock().heard)
     msg = f"node.runtime {kind!r} is not available: use process or fake"
@@ -69,9 +70,11 @@ def check_node(settings: Settings, home: Home) -> None:
     Check the settings that a node agent on *home* depends on, before it is started.
 
     Raises:
-        Refused: the runtime is not available, or credentials are missing.
+        Refused: the runtime or its isolation is not available, or credentials are missing.
     """
     open_runtime(settings.node.runtime, home, namespace=settings.namespace)
+    if settings.node.runtime == "process":
+        check_isolation(settings.node.isolation)
     capacity_of(settings)
     reach_of_containers(settings, "", credentials(settings, "node", settings.node.node_id))
 
@@ -104,8 +107,9 @@ async def open_node(
     settings: Settings, home: Home, client: Client, reach: dict[str, str], *, node_id: str = ""
 ) -> AsyncIterator[NodeAgent]:
     """Serve this machine while the block runs, as *node_id* or the name from the settings or *home*."""
+    isolation = settings.node.isolation
     async with (
-        open_runtime(settings.node.runtime, home, namespace=settings.namespace) as runtime,
+        open_runtime(settings.node.runtime, home, namespace=settings.namespace, isolation=isolation) as runtime,
         NodeAgent.open(
             client,
             runtime,
@@ -113,6 +117,7 @@ async def open_node(
             capacity=capacity_of(settings),
             reach=reach,
             secrets=home.path / "secrets",
+            labels={"limits": runtime.limits},
             interval_s=settings.node.sync_interval_s,
         ) as agent,
     ):

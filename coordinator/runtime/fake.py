@@ -89,6 +89,7 @@ class FakeRuntime:
     """
 
     name = "fake"
+    limits = "none"
 
     def __init__(self, *, cluster: str, now: Callable[[], float], heard: Callable[[], float] | None = None) -> None:
         self.launches: list[Launch] = []

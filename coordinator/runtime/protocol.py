@@ -43,7 +43,7 @@ class Launch(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
     `generation` is the position of the start event, `"1042.0"`, and `epoch` that of the writer, `"1.17"`; `name` is
     `<namespace>-<container_id>-<generation>`. `command` is an argument array, never a shell line. 0 for `cpu_millis`
-    or `memory_bytes` means no limit; the process runtime records these two and `image`, and ignores them. `environment`
+    or `memory_bytes` means no limit; the process runtime ignores `image`, and these two without `limits`. `environment`
     contains resolved secrets, so its values never appear in a record, log, message or `repr`. `until` is when the
     container is killed unless a later `grant` has arrived, in seconds of `Clock.heard`; None: it needs none.
     """
@@ -126,6 +126,11 @@ class Runtime(Protocol):
     @property
     def name(self) -> str:
         """The name of this runtime in the settings, such as `process`."""
+        ...
+
+    @property
+    def limits(self) -> str:
+        """Which limits it enforces while it is open, for people: `cpu, memory, pids by cgroup v1`, or `none`."""
         ...
 
     async def __aenter__(self) -> Self: ...

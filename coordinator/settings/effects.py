@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 
 UNREAD = {
     "container.health_check_interval": "containers have no health checks yet; their services have",
-    "container.resource_limits": "no runtime enforces limits yet",
-    "agents.<name>.limits": "no runtime enforces limits yet",
+    "container.resource_limits": "the limits of a container are its own resources, with node.isolation",
+    "agents.<name>.limits": "the limits of a container are its own resources, with node.isolation",
 }
 """Keys that no code reads, with the reason: what they are for does not exist yet."""
 

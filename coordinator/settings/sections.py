@@ -207,6 +207,10 @@ class NodeSettings(Section):
     runtime: Annotated[Literal["process", "docker", "fake"], AnyCase] = plain(
         "process", "the runtime of containers; docker is refused, it does not exist yet"
     )
+    isolation: Annotated[Literal["none", "available", "limits"], AnyCase] = plain(
+        "none",
+        "limits of memory, CPU and processes for containers: none; the available ones; or all, else it does not start",
+    )
     capacity: Amounts = plain(Amounts(), "capacity of the node, instead of that of the machine")
     cpu_overcommit: float = number(_RULES.cpu_overcommit, 0.1, 100.0, "how many times each core may be allocated")
     node_lease_s: float = number(

@@ -1,5 +1,5 @@
 """
-The contract of every container runtime: in memory, on processes with `/proc`, and on processes seen through `ps`.
+The contract of every container runtime: in memory, and on processes with `/proc`, in control groups, and through `ps`.
 
 Each runtime is tested on a machine where tests can make containers end and write.
 """
@@ -17,10 +17,12 @@ import pytest
 from coordinator.clock import SystemClock
 from coordinator.errors import NotFound, Refused, Unavailable
 from coordinator.runtime.fake import FakeRuntime
+from coordinator.runtime.process.control_groups import Isolation
 from coordinator.runtime.process.runtime import ProcessRuntime
 from coordinator.runtime.process.table import ProcessTable, PsTable, process_table
 from coordinator.runtime.protocol import Launch, Observed, Runtime, RuntimeState, Usage
 from events.container import ExitCause
+from tests.control_groups import needs_control_groups
 from tests.launches import BAD_NAMES, BAD_POSITIONS, CLUSTER, HOSTILE_LAUNCHES, launch
 
 if TYPE_CHECKING:
@@ -77,13 +79,16 @@ class FakeMachine:
 class ProcessMachine:
     """This machine; each container has a folder in which a test leaves its instructions."""
 
-    def __init__(self, root: Path, table: ProcessTable) -> None:
+    def __init__(self, root: Path, table: ProcessTable, isolation: Isolation = "none") -> None:
         self._root = root
         self._table = table
+        self._isolation = isolation
         self.early_s = 0.02 if table.kind == "proc" else 1.0
 
     def runtime(self) -> Runtime:
-        return ProcessRuntime(self._root / "containers", cluster=CLUSTER, table=self._table, poll_s=0.02)
+        return ProcessRuntime(
+            self._root / "containers", cluster=CLUSTER, table=self._table, poll_s=0.02, isolation=self._isolation
+        )
 
     def launch(self, container_id: str, generation: str = "7.0", *, deaf: bool = False) -> Launch:
         desk = self._root / f"{container_id}-{generation}"
@@ -103,13 +108,15 @@ class ProcessMachine:
         (desk / "draft").rename(desk / name)
 
 
-@pytest.fixture(params=["fake", "process", "process-ps"])
+@pytest.fixture(params=["fake", "process", pytest.param("process-limits", marks=needs_control_groups), "process-ps"])
 def machine(request: pytest.FixtureRequest, tmp_path: Path) -> Machine:
     match request.param:
         case "fake":
             return FakeMachine()
         case "process":
             return ProcessMachine(tmp_path, process_table())
+        case "process-limits":
+            return ProcessMachine(tmp_path, process_table(), "limits")
         case _:
             return ProcessMachine(tmp_path, PsTable())
 

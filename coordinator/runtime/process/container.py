@@ -18,11 +18,12 @@ from pathlib import Path
 import structlog
 
 from coordinator.runtime.process import directory as on_disk
+from coordinator.runtime.process.control_group import ControlGroup
 from coordinator.runtime.process.directory import Ending, Identity, LaunchRecord
 from coordinator.runtime.process.group import ProcessGroup, reap, send
 from coordinator.runtime.process.log import tail
 from coordinator.runtime.process.table import ProcessTable
-from coordinator.runtime.protocol import Observed, RuntimeState, Usage, cause_of
+from coordinator.runtime.protocol import OOM, Observed, RuntimeState, Usage, cause_of
 from events.container import ExitCause
 from events.errors import CoordinationError, NotFound, Refused, Unavailable
 
@@ -52,6 +53,7 @@ class ProcessContainer:
         *,
         table: ProcessTable,
         on_exit: Callable[[], None],
+        on_group_end: Callable[[ControlGroup], None],
         shim: int | None = None,
     ) -> None:
         self.directory = directory
@@ -59,6 +61,8 @@ class ProcessContainer:
         self.outcome: Ending | None = None
         self._table = table
         self._on_exit = on_exit
+        self._on_group_end = on_group_end
+        self._control = ControlGroup(record.group) if record.group is not None else None
         self._shim = shim
         self._group: ProcessGroup | None = None
         self._pidfd: int | None = None
@@ -189,6 +193,7 @@ class ProcessContainer:
         if not force:
             self._signal(signal.SIGTERM)
             # A stopped group handles SIGTERM only after it is continued.
+            self._thaw()
             self._signal(signal.SIGCONT)
             if await self._gone(grace_s):
                 return
@@ -196,12 +201,15 @@ class ProcessContainer:
         if self.outcome is None:
             with suppress(OSError):  # A full disk must not keep a container alive; it is then reported as lost.
                 on_disk.mark_killed(self.directory)
+            self._thaw()  # first: the watcher still kills it if this process dies between the two
             self._signal(signal.SIGKILL)
         if not await self._gone(kill_timeout_s):
             raise Unavailable(f"container {self.record.name} still runs {kill_timeout_s:g} s after SIGKILL")
 
-    async def bring_to(self, wanted: RuntimeState, number: signal.Signals) -> None:
-        """Send signal *number* repeatedly until the group is in the state *wanted*."""
+    async def bring_to(self, wanted: RuntimeState) -> None:
+        """Pause or resume it, repeatedly, until it is in the state *wanted*: by its control group, else by signals."""
+        pauses = wanted is RuntimeState.PAUSED
+        number = signal.SIGSTOP if pauses else signal.SIGCONT
         deadline = asyncio.get_running_loop().time() + _SIGNAL_TIMEOUT_S
         while True:
             self.settle()
@@ -218,7 +226,11 @@ class ProcessContainer:
                 raise Unavailable(
                     f"container {self.record.name} is still {state} {_SIGNAL_TIMEOUT_S:g} s after {number.name}"
                 )
-            self._signal(number)
+            can_freeze = self._control is not None and self._control.can_freeze
+            if self._control is not None:
+                self._control.freeze(frozen=pauses)
+            if not (can_freeze and pauses):
+                self._signal(number)
             await asyncio.sleep(_FIRST_WAIT_S)
 
     def usage(self) -> Usage:
@@ -226,11 +238,14 @@ class ProcessContainer:
         self.settle()
         if self._group is None or self.outcome is not None:
             raise NotFound(f"container {self.record.name} is not running, so it has no usage")
-        return self._group.usage(on_disk.read_watcher(self.directory))
+        by_table = self._group.usage(on_disk.read_watcher(self.directory))
+        return by_table if self._control is None else self._control.usage(by_table)
 
     def _state(self) -> RuntimeState:
         if self.outcome is not None:
             return RuntimeState.EXITED
+        if self._control is not None and self._control.is_frozen():
+            return RuntimeState.PAUSED
         leader = self._group.leader() if self._group else None
         return RuntimeState.PAUSED if leader and leader.state == "stopped" else RuntimeState.RUNNING
 
@@ -248,6 +263,10 @@ class ProcessContainer:
         if self._group is not None and watcher:
             self._group.wake(watcher)
 
+    def _thaw(self) -> None:
+        if self._control is not None and self.outcome is None:
+            self._control.freeze(frozen=False)
+
     def _signal(self, number: signal.Signals) -> None:
         if self._group is not None and self.outcome is None:
             self._group.signal(number)
@@ -258,12 +277,20 @@ class ProcessContainer:
         wait_s = _FIRST_WAIT_S
         while True:
             self.settle()
-            if self.outcome is not None and not (self._group and self._group.end_stragglers()):
+            if self.outcome is not None and not self._has_stragglers():
                 return True
             if asyncio.get_running_loop().time() >= deadline:
                 return False
             await asyncio.sleep(wait_s)
             wait_s = min(wait_s * 1.5, _LONGEST_WAIT_S)
+
+    def _has_stragglers(self) -> bool:
+        """Kill what is left of an ended container; return whether there was anything."""
+        found = self._group is not None and self._group.end_stragglers()
+        if self._control is not None and not self._control.is_empty():
+            self._control.kill()
+            return True
+        return found
 
     def _give_up(self) -> bool:
         """Declare the start void; return False if the shim has written its identity first."""
@@ -291,11 +318,27 @@ class ProcessContainer:
             await asyncio.sleep(_FIRST_WAIT_S)
 
     def _end(self) -> None:
-        code, reason = self.outcome = on_disk.read_outcome(self.directory)
+        code, reason = self.outcome = on_disk.read_outcome(self.directory, self._oom_kills())
+        if reason == OOM:
+            with suppress(OSError):  # a full disk: only the next agent would not know it
+                on_disk.mark_oom(self.directory)
         self._cause = self._cause or on_disk.read_cause(self.directory) or cause_of(code, reason)
         self.unfollow()
         log.info("container_exited", name=self.record.name, exit_code=code, reason=reason, cause=self._cause)
+        self.end_group()
         self._on_exit()
+
+    def end_group(self) -> None:
+        """Remove its control group, with what is left in it."""
+        if self._control is not None:
+            self._on_group_end(self._control)
+
+    def _oom_kills(self) -> int:
+        try:
+            return self._control.oom_kills() if self._control is not None else 0
+        except Unavailable as error:
+            log.warning("container_memory_events_not_read", name=self.record.name, error=error.message)
+            return 0
 
     def _woken(self) -> None:
         try:

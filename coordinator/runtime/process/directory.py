@@ -8,6 +8,7 @@ The files of one container of the process runtime, in `<root>/<name>/`.
 - `kill`: created before SIGKILL is sent, which ends the shim too
 - `watch`: the pid of the shim's watcher
 - `exit`: the command's exit code, written by the shim
+- `oom`: created when the kernel has killed for memory: the control group that told so is then removed
 - `log`, `log.1`, `work`: the command's output, and its working directory
 
 Each file appears complete or not at all, and a directory gets its name only after its record is in it.
@@ -30,7 +31,8 @@ from typing import NamedTuple
 import msgspec
 
 from coordinator.atomic_files import sync_folder
-from coordinator.runtime.protocol import EXITED, KILLED, LOST, Launch
+from coordinator.runtime.process.control_group import GroupPlace
+from coordinator.runtime.protocol import EXITED, KILLED, LOST, OOM, Launch
 from events.errors import Unavailable
 
 LOG = "log"
@@ -41,6 +43,7 @@ _CAUSE = "cause"
 _KILL = "kill"
 _WATCH = "watch"
 _EXIT = "exit"
+_OOM = "oom"
 _BEGUN = "begun"
 _UNFINISHED = ".new-"
 _DISCARDED = ".gone-"
@@ -67,6 +70,7 @@ class LaunchRecord(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     memory_bytes: int
     stop_grace_s: float
     started_at: float
+    group: GroupPlace | None = None
 
 
 class Identity(NamedTuple):
@@ -83,7 +87,7 @@ class Ending(NamedTuple):
     reason: str
 
 
-def create(root: Path, launch: Launch, started_at: float) -> tuple[Path, LaunchRecord]:
+def create(root: Path, launch: Launch, started_at: float, group: GroupPlace | None = None) -> tuple[Path, LaunchRecord]:
     """
     Create a container's directory with its record, either completely or not at all.
 
@@ -92,7 +96,7 @@ def create(root: Path, launch: Launch, started_at: float) -> tuple[Path, LaunchR
     """
     unfinished = root / f"{_UNFINISHED}{launch.name}"
     directory = root / launch.name
-    record = _record(launch, started_at)
+    record = _record(launch, started_at, group)
     shutil.rmtree(unfinished, ignore_errors=True)
     try:
         unfinished.mkdir(mode=0o700)
@@ -237,11 +241,24 @@ def mark_killed(directory: Path) -> None:
     _write(directory / _KILL, b"")
 
 
-def read_outcome(directory: Path) -> Ending:
-    """Return how a container ended whose shim is gone."""
+def mark_oom(directory: Path) -> None:
+    """Record that the kernel has killed the command for lack of memory."""
+    _write(directory / _OOM, b"")
+
+
+def read_outcome(directory: Path, oom_kills: int = 0) -> Ending:
+    """
+    Return how a container ended whose shim is gone.
+
+    SIGKILL that the runtime has not sent came from the kernel if it has killed for memory, *oom_kills* times, there.
+    """
     match = re.fullmatch(r"([0-9]{1,3})\n", _text(directory / _EXIT))
     if match is not None and int(match[1]) <= _EXIT_CODE_MAX:
-        return outcome_of(int(match[1]))
+        code = int(match[1])
+        is_killed = code == KILLED + signal.SIGKILL and not (directory / _KILL).exists()
+        if is_killed and (oom_kills or (directory / _OOM).exists()):
+            return Ending(code, OOM)
+        return outcome_of(code)
     if (directory / _KILL).exists():
         return outcome_of(KILLED + signal.SIGKILL)
     return Ending(None, LOST)
@@ -253,7 +270,7 @@ def outcome_of(code: int) -> Ending:
     return Ending(code, f"killed by signal {number}" if number in signal.valid_signals() else EXITED)
 
 
-def _record(launch: Launch, started_at: float) -> LaunchRecord:
+def _record(launch: Launch, started_at: float, group: GroupPlace | None) -> LaunchRecord:
     return LaunchRecord(
         container_id=launch.container_id,
         generation=launch.generation,
@@ -267,6 +284,7 @@ def _record(launch: Launch, started_at: float) -> LaunchRecord:
         memory_bytes=launch.memory_bytes,
         stop_grace_s=launch.stop_grace_s,
         started_at=started_at,
+        group=group,
     )
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import queue
 import threading
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -47,10 +48,10 @@ class Removal:
             else:
                 self._thread = thread
 
-    async def settle(self) -> None:
-        """Wait for deletions that take no longer than a moment."""
+    async def settle(self, is_settled: Callable[[], bool]) -> None:
+        """Wait for deletions that take no longer than a moment, and for what else *is_settled* tells of."""
         async with asyncio.timeout(END_S):
-            while self._left:  # noqa: ASYNC110  # a thread that is about to end anyway
+            while self._left or not is_settled():  # noqa: ASYNC110  # a thread that is about to end anyway
                 await asyncio.sleep(_POLL_S)
 
     def close(self) -> None:

@@ -1,10 +1,15 @@
 """
 The process runtime: a container is a process group of this machine.
 
-It does not isolate. A container has the rights of the node agent's user and sees its files and network; limits of
-memory and CPU are recorded but not enforced, so `oom` is never reported. It gets what is cheap and safe: a clean
-environment, no inherited files, a directory of its own, no core dumps; when the kernel runs out of memory, it is killed
-first. A process that leaves its group (`setsid`) leaves the container. Use it for trusted commands, tests and laptops.
+It does not isolate. A container has the rights of the node agent's user and sees its files and network. It gets what is
+cheap and safe: a clean environment, no inherited files, a directory of its own, no core dumps; when the kernel runs out
+of memory, it is killed first. Use it for trusted commands, tests and laptops.
+
+Where asked for and possible, a control group limits its memory, CPU and processes, tells `oom`, and holds what leaves
+the process group (`setsid`). Otherwise limits are recorded but not enforced, `oom` is never reported, and such a
+process leaves the container. The limits of `setrlimit` are no substitute and not used: RLIMIT_AS and RLIMIT_DATA count
+reserved memory, such as thread stacks, for each process alone, and end programs that use little; RLIMIT_NPROC counts
+all processes of a user, and does not bind root.
 
 Containers outlive this process and are adopted from their directories; those that need a grant are killed when it has
 expired, by a watcher of their own. Nothing else on the machine is ever touched.
@@ -15,9 +20,7 @@ from __future__ import annotations
 import asyncio
 import fcntl
 import os
-import shutil
 import signal
-import sys
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -38,9 +41,14 @@ from coordinator.runtime.launch_checks import (
 )
 from coordinator.runtime.process import directory as on_disk
 from coordinator.runtime.process.container import ProcessContainer
+from coordinator.runtime.process.control_group import ControlGroup
+from coordinator.runtime.process.control_groups import PIDS_MAX, ControlGroups, Isolation
+from coordinator.runtime.process.directory import LaunchRecord
 from coordinator.runtime.process.grants import Grants
-from coordinator.runtime.process.group import MARKER, ProcessGroup
+from coordinator.runtime.process.group import ProcessGroup
+from coordinator.runtime.process.hierarchies import Hierarchies
 from coordinator.runtime.process.log import create_log, rotate, tail
+from coordinator.runtime.process.program import environment_of, program_of
 from coordinator.runtime.process.removal import Removal
 from coordinator.runtime.process.shim import spawn
 from coordinator.runtime.process.table import ProcessTable, process_table
@@ -50,7 +58,6 @@ from events.container import ExitCause
 from events.errors import CoordinationError, NotFound, Refused, Unavailable
 from events.ids import checked
 
-_BASE_VARIABLES = {"PATH": "/usr/local/bin:/usr/bin:/bin", "HOME": "/", "LANG": "C.UTF-8"}
 _LOCK = ".lock"
 _LINE_BYTES = 128
 
@@ -63,7 +70,8 @@ class ProcessRuntime:
 
     Commands run in *working_directory*, or each in an empty directory of its own. The logs of a container have at most
     two and a half times *max_log_bytes*, checked every *log_check_s*. Exits are seen at once where the system has
-    pidfds, otherwise within *poll_s*. The *clock*'s wall time is reported as start.
+    pidfds, otherwise within *poll_s*. The *clock*'s wall time is reported as start. With *isolation* `limits` it opens
+    only where limits can be enforced; *pids_max* is how many processes and threads a limited container may have.
     """
 
     name = "process"
@@ -81,6 +89,9 @@ class ProcessRuntime:
         kill_timeout_s: float = 10.0,
         table: ProcessTable | None = None,
         clock: Clock | None = None,
+        isolation: Isolation = "none",
+        pids_max: int = PIDS_MAX,
+        hierarchies: Hierarchies | None = None,
     ) -> None:
         self._root = root.absolute()
         self._cluster = checked(cluster, "cluster")
@@ -93,6 +104,9 @@ class ProcessRuntime:
         self._table = table or process_table()
         self._clock = clock or SystemClock()
         self._grants = Grants(self._root, cluster=self._cluster, kind=self._table.kind, clock=self._clock)
+        self._control = ControlGroups(
+            cluster=self._cluster, root=self._root, isolation=isolation, pids_max=pids_max, found=hierarchies
+        )
         self._containers: dict[str, ProcessContainer] = {}
         self._changed = asyncio.Event()
         self._lock: int | None = None
@@ -101,15 +115,21 @@ class ProcessRuntime:
         self._removal = Removal()
         self._rotating: asyncio.Future[None] | None = None
 
+    @property
+    def limits(self) -> str:
+        return self._control.limits
+
     async def __aenter__(self) -> Self:
         if self._lock is not None:
             raise Unavailable(f"the process runtime of {self._root} is already open: open it only once")
         try:
             self._lock = _locked(self._root)
+            self._control.open()
             for directory in on_disk.leftovers(self._root):
                 self._removal.add(directory)
             for directory in on_disk.directories(self._root):
                 self._adopt(directory)
+            self._control.sweep(self._containers)
         except OSError as error:
             self._release()
             raise Unavailable(f"the containers under {self._root} cannot be read: {error}") from error
@@ -124,7 +144,7 @@ class ProcessRuntime:
     ) -> None:
         try:
             with suppress(TimeoutError):
-                await self._removal.settle()
+                await self._removal.settle(self._control.retry)
         finally:
             self._release()
 
@@ -168,11 +188,11 @@ class ProcessRuntime:
 
     async def pause(self, container_id: str, generation: str) -> None:
         container = await self._begun(self._find(container_id, generation))
-        await container.bring_to(RuntimeState.PAUSED, signal.SIGSTOP)
+        await container.bring_to(RuntimeState.PAUSED)
 
     async def resume(self, container_id: str, generation: str) -> None:
         container = await self._begun(self._find(container_id, generation))
-        await container.bring_to(RuntimeState.RUNNING, signal.SIGCONT)
+        await container.bring_to(RuntimeState.RUNNING)
 
     async def remove(self, container_id: str, generation: str) -> None:
         container = self._find(container_id, generation)
@@ -225,29 +245,45 @@ class ProcessRuntime:
 
     def _launch(self, launch: Launch) -> ProcessContainer:
         """Create directory, record and process without awaiting, so that no second start can come in between."""
-        environment = self._environment(launch)
-        command = (_program(launch.command[0], environment["PATH"]), *launch.command[1:])
+        environment = environment_of(launch)
+        command = (program_of(launch.command[0], environment["PATH"]), *launch.command[1:])
         try:
-            directory, record = on_disk.create(self._root, launch, self._clock.wall())
+            place = self._control.place(launch.name)
+            directory, record = on_disk.create(self._root, launch, self._clock.wall(), place)
         except OSError as error:
             raise Unavailable(
                 f"the directory of container {launch.name} cannot be created under {self._root}: {_why(error)}"
             ) from error
         try:
             until = "" if launch.until is None else self._grants.shown(launch.until)
-            shim = self._spawn(directory, command, environment, until)
+            group = self._control.make(place, launch) if place is not None else None
+            shim = self._spawn(directory, command, environment, until, group)
         except OSError as error:
+            if place is not None:
+                self._control.end(ControlGroup(place))
             self._discard(directory)
             raise Unavailable(f"container {launch.name} cannot be started: {_why(error)}") from error
-        container = ProcessContainer(directory, record, table=self._table, on_exit=self._changed.set, shim=shim)
-        self._containers[launch.name] = container
+        self._containers[launch.name] = container = self._container(directory, record, shim)
         return container
 
-    def _environment(self, launch: Launch) -> dict[str, str]:
-        base = {name: os.environ.get(name) or default for name, default in _BASE_VARIABLES.items()}
-        return base | launch.environment | {MARKER: launch.name}
+    def _container(self, directory: Path, record: LaunchRecord, shim: int | None = None) -> ProcessContainer:
+        return ProcessContainer(
+            directory,
+            record,
+            table=self._table,
+            on_exit=self._changed.set,
+            on_group_end=self._control.end,
+            shim=shim,
+        )
 
-    def _spawn(self, directory: Path, command: tuple[str, ...], environment: Mapping[str, str], until: str) -> int:
+    def _spawn(
+        self,
+        directory: Path,
+        command: tuple[str, ...],
+        environment: Mapping[str, str],
+        until: str,
+        group: ControlGroup | None,
+    ) -> int:
         descriptor = create_log(directory)
         try:
             return spawn(
@@ -259,6 +295,7 @@ class ProcessRuntime:
                 kind=self._table.kind,
                 until=until,
                 grant=self._grants.name,
+                group=group,
             )
         finally:
             os.close(descriptor)
@@ -271,6 +308,8 @@ class ProcessRuntime:
         identity = on_disk.read_identity(directory)
         if identity is None:
             if on_disk.declare_void(directory):
+                if record is not None and record.group is not None:
+                    self._control.end(ControlGroup(record.group))
                 self._discard(directory)
                 log.info("container_start_discarded", name=directory.name)
                 return
@@ -284,8 +323,7 @@ class ProcessRuntime:
                 group.end_stragglers()
             self._discard(directory)
             return
-        container = ProcessContainer(directory, record, table=self._table, on_exit=self._changed.set)
-        self._containers[record.name] = container
+        self._containers[record.name] = container = self._container(directory, record)
         container.follow(identity)
         log.info("container_adopted", name=record.name, running=container.outcome is None)
 
@@ -294,6 +332,7 @@ class ProcessRuntime:
         # Another waiter may have removed it already, and a new start may have taken its name since.
         if self._containers.get(container.record.name) is container:
             del self._containers[container.record.name]
+            container.end_group()
             self._discard(container.directory)
 
     def _discard(self, directory: Path) -> None:
@@ -301,6 +340,7 @@ class ProcessRuntime:
 
     def _release(self) -> None:
         self._removal.close()
+        self._control.close()
         for container in self._containers.values():
             container.unfollow()
         self._containers.clear()
@@ -315,6 +355,7 @@ class ProcessRuntime:
         """Check what the system does not report: exits without a pidfd, and the size of logs."""
         loop = asyncio.get_running_loop()
         self._timer = loop.call_later(min(self._poll_s, self._log_check_s), self._check_all)
+        self._control.retry()
         for container in list(self._containers.values()):
             if not container.watched:
                 try:
@@ -341,25 +382,6 @@ def _rotate_all(directories: Iterable[Path], max_bytes: int) -> None:
 def _why(error: OSError) -> str:
     """Return the reason of a start that failed; one that is no fault of the container says so."""
     return f"this node lacks descriptors, processes, memory or disk: {error}" if is_shortage(error) else str(error)
-
-
-def _program(program: str, path: str) -> str:
-    """
-    Return the program to run: an absolute path, a name on *path*, or `python`, the interpreter of this process.
-
-    Raises:
-        Refused: there is no such program here.
-    """
-    if program == "python" and sys.executable:
-        return sys.executable
-    found = shutil.which(program, path=path)
-    # A relative path would depend on a directory that the caller cannot know.
-    if found is None or not Path(found).is_absolute():
-        raise Refused(
-            f"command[0] {program[:_LINE_BYTES]!r} not found on this node: use one on the PATH, or an absolute path",
-            reason="bad_launch",
-        )
-    return found
 
 
 def _locked(root: Path) -> int:

@@ -16,6 +16,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
+from coordinator.runtime.process.control_group import ControlGroup, Thaw
+
 SHELL = "/bin/sh"
 
 # - The shim survives signals to its group: a trapped signal, unlike an ignored one, is back at its default in the
@@ -40,6 +42,11 @@ SHELL = "/bin/sh"
 #   sleeping does not count the time that the machine sleeps, so an awakened agent renews the grant before it looks.
 # - What cannot be read grants nothing. A grant of another boot is of another clock. A watcher that cannot go on, such
 #   as one that cannot fork its `sleep`, kills at once: `kill` needs no fork.
+# - Only the command enters the container's control group: memory, processes and processor time that it has used up must
+#   not keep the shim from recording the end, nor the watcher from killing in time, and a frozen watcher would never
+#   kill. A command that cannot enter does not run: it would have no limits.
+# - What a group of processes has left by `setsid` is still in the control group, so it is killed there too. What is
+#   frozen dies only once it is thawed.
 # - `until` is checked before the command begins: a start that waited for longer than its grant (in a stopped agent, on
 #   a busy machine) must not run, even if the node has a new grant meanwhile.
 SCRIPT = r"""
@@ -57,16 +64,25 @@ may_begin() {
   PATH=/usr/bin:/bin
   clock "$1" && [ "$now" -lt "$2" ]
 }
+kill_group() {
+  [ -z "$1" ] || while read -r one; do kill -KILL "$one"; done <"$1"
+  [ -z "$2" ] || echo "$3" >"$2"
+}
+kill_all() {
+  kill_group "$@" 2>/dev/null
+  kill -KILL 0
+}
 expired() {
   trap 'kill -KILL 0' EXIT
   PATH=/usr/bin:/bin
   umask 077
   echo cut_off >cause.watch && ln cause.watch cause
   : >kill
-  kill -KILL 0
+  kill_all "$@"
 }
 watch() {
-  trap 'kill -KILL 0' EXIT
+  processes=$4 freezer=$5 thawed=$6
+  trap 'kill_all "$processes" "$freezer" "$thawed"' EXIT
   PATH=/usr/bin:/bin
   boot=-
   [ "$1" = ps ] || read -r boot </proc/sys/kernel/random/boot_id
@@ -78,9 +94,9 @@ watch() {
       granted= of=
       read -r of granted rest <"../$3"
       case $granted in
-        '' | *[!0-9]*) expired ;;
+        '' | *[!0-9]*) expired "$processes" "$freezer" "$thawed" ;;
       esac
-      [ "$of" = "$boot" ] && [ "$granted" -gt "$now" ] || expired
+      [ "$of" = "$boot" ] && [ "$granted" -gt "$now" ] || expired "$processes" "$freezer" "$thawed"
       until=$granted
       continue
     fi
@@ -100,7 +116,8 @@ ended() {
   PATH=/usr/bin:/bin
   umask 077
   echo "$1" >exit.new && mv exit.new exit
-  kill -KILL 0
+  shift
+  kill_all "$@"
 }
 trap told HUP INT QUIT TERM
 ulimit -c 0
@@ -118,25 +135,30 @@ ulimit -c 0
     start="$*"
   fi
   [ "$start" ] && echo "$$ $start" >pid.new && ln pid.new pid
-) && [ . -ef "$3" ] || exit 125
+) && [ . -ef "$2" ] || exit 125
 exec 2>/dev/null
-if [ "$4" ]; then
-  (may_begin "$1" "$4") || (expired)
+if [ "$3" ]; then
+  (may_begin "$1" "$3") || (expired "$5" "$6" "$7")
   trap '' HUP INT QUIT TERM
-  (watch "$1" "$4" "$5") >/dev/null &
+  (watch "$1" "$3" "$4" "$5" "$6" "$7") >/dev/null &
   watcher=$!
   (umask 077 && echo "$watcher" >watch)
   trap told HUP INT QUIT TERM
 fi
 (
+  [ "$1" = ps ] || echo 500 2>/dev/null >/proc/self/oom_score_adj
+  shift 7
+  while [ "$1" != -- ]; do
+    echo 0 >"$1" || exit 126
+    shift
+  done
   (umask 077 && echo >begun)
   cd -- "$2" || exit 126
   unset OLDPWD
-  [ "$1" = ps ] || echo 500 2>/dev/null >/proc/self/oom_score_adj
-  shift 5
+  shift 2
   exec "$@"
 ) 2>&1
-ended "$?"
+ended "$?" "$5" "$6" "$7"
 """
 
 
@@ -150,6 +172,7 @@ def spawn(
     kind: Literal["proc", "ps"],
     until: str = "",
     grant: str = "",
+    group: ControlGroup | None = None,
 ) -> int:
     """
     Start the shim of a container in *directory*, in its own session and process group, and return its pid.
@@ -157,13 +180,18 @@ def spawn(
     With *until*, as `Grants.shown` writes it, the container is killed at this time unless a longer grant has come in
     the file *grant*, beside *directory*.
 
+    The command enters *group*; when it cannot, it does not run, and the exit code is 126.
+
     All paths and `command[0]` must be absolute. Output goes to the descriptor *log*. The caller must reap the pid.
 
     Raises:
         OSError: it could not be started.
     """
+    joins: tuple[str, ...] = group.joins if group is not None else ()
+    thaw = group.thaw if group is not None else Thaw()
+    enters: tuple[str | Path, ...] = (joins[0] if joins else "", thaw.file, thaw.word, *joins, "--", working_directory)
     process = subprocess.Popen(
-        (SHELL, "-c", SCRIPT, "container", kind, working_directory, directory, until, grant, *command),
+        (SHELL, "-c", SCRIPT, "container", kind, directory, until, grant, *enters, *command),
         cwd=directory,
         env=environment,
         stdin=subprocess.DEVNULL,

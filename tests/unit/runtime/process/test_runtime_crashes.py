@@ -193,7 +193,7 @@ async def test_a_shim_in_a_directory_that_is_being_deleted_runs_nothing(root: Pa
     root.mkdir()
     directory, _ = on_disk.create(root, launch(), 1.0)
     gone = directory.rename(root / ".gone-x")
-    command = ("/bin/sh", "-c", SCRIPT, "container", "proc", tmp_path, directory, "", "touch", tmp_path / "ran")
+    command = ("/bin/sh", "-c", SCRIPT, "container", "proc", directory, "", "touch", tmp_path / "ran")
     for name_taken_again in (False, True):
         if name_taken_again:
             on_disk.create(root, launch(), 1.0)
@@ -215,7 +215,6 @@ async def test_a_shim_that_comes_too_late_runs_nothing(root: Path, tmp_path: Pat
         SCRIPT,
         "container",
         "proc",
-        str(tmp_path),
         str(directory),
         "",
         "touch",
