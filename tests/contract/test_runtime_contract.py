@@ -1,5 +1,5 @@
 """
-The contract of every container runtime: in memory, on processes with `/proc`, and on processes seen through `ps`.
+The contract of every container runtime: in memory, on processes with `/proc` or seen through `ps`, and on real Docker.
 
 Each runtime is tested on a machine where tests can make containers end and write.
 """
@@ -16,15 +16,17 @@ import pytest
 
 from coordinator.clock import SystemClock
 from coordinator.errors import NotFound, Refused, Unavailable
+from coordinator.runtime.docker.runtime import DockerRuntime
 from coordinator.runtime.fake import FakeRuntime
 from coordinator.runtime.process.runtime import ProcessRuntime
 from coordinator.runtime.process.table import ProcessTable, PsTable, process_table
 from coordinator.runtime.protocol import Launch, Observed, Runtime, RuntimeState, Usage
 from events.container import ExitCause
+from tests.docker_engine import IMAGE, Docker
 from tests.launches import BAD_NAMES, BAD_POSITIONS, CLUSTER, HOSTILE_LAUNCHES, launch
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Iterator
     from pathlib import Path
 
 # Writes the text in "say", ends with the exit code in "end".
@@ -103,15 +105,57 @@ class ProcessMachine:
         (desk / "draft").rename(desk / name)
 
 
-@pytest.fixture(params=["fake", "process", "process-ps"])
-def machine(request: pytest.FixtureRequest, tmp_path: Path) -> Machine:
-    match request.param:
+class DockerMachine:
+    """A real Docker; a test leaves its instructions in the `/tmp` of the container."""
+
+    early_s = 0.02
+
+    def __init__(self, root: Path, docker: Docker) -> None:
+        self._root = root
+        self._docker = docker
+
+    def runtime(self) -> Runtime:
+        return DockerRuntime(self._root / "containers", cluster=CLUSTER, socket=self._docker.socket)
+
+    def launch(self, container_id: str, generation: str = "7.0", *, deaf: bool = False) -> Launch:
+        script = "trap '' TERM\n" + OBEDIENT if deaf else OBEDIENT
+        made = launch(container_id, "sh", "-c", script, "sh", "/tmp", generation=generation)
+        return msgspec.structs.replace(made, image=IMAGE, cpu_millis=1_000)
+
+    def say(self, launched: Launch, *lines: str) -> None:
+        self._put(launched, "say", "".join(f"{line}\n" for line in lines))
+
+    def end(self, launched: Launch, code: int) -> None:
+        self._put(launched, "end", str(code))
+
+    def _put(self, launched: Launch, name: str, content: str) -> None:
+        write = f"cat > /tmp/draft && mv /tmp/draft /tmp/{name}"
+        self._docker.run("exec", "-i", launched.name, "sh", "-c", write, stdin=content.encode())
+
+
+@pytest.fixture(
+    scope="module", params=["fake", "process", "process-ps", pytest.param("docker", marks=pytest.mark.docker)]
+)
+def kind(request: pytest.FixtureRequest) -> str | Docker:
+    """The kind of machine; a daemon must be there before each test takes stock of the processes."""
+    if request.param != "docker":
+        return str(request.param)
+    docker: Docker = request.getfixturevalue("docker")
+    return docker
+
+
+@pytest.fixture
+def machine(kind: str | Docker, tmp_path: Path) -> Iterator[Machine]:
+    match kind:
+        case Docker():
+            yield DockerMachine(tmp_path, kind)
+            kind.remove_all()
         case "fake":
-            return FakeMachine()
+            yield FakeMachine()
         case "process":
-            return ProcessMachine(tmp_path, process_table())
+            yield ProcessMachine(tmp_path, process_table())
         case _:
-            return ProcessMachine(tmp_path, PsTable())
+            yield ProcessMachine(tmp_path, PsTable())
 
 
 @pytest.fixture
