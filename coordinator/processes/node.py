@@ -31,6 +31,7 @@ from events.resources import Resources
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
+    from coordinator.settings.docker import DockerSettings
     from coordinator.settings.model import Settings
 
 log = structlog.get_logger(__name__)
@@ -49,19 +50,28 @@ def capacity_of(settings: Settings) -> Resources:
     return Resources.parse({"cpu": f"{has.cpu_millis}m", "memory": has.memory_bytes, "gpu": has.gpus} | configured)
 
 
-def open_runtime(kind: str, home: Home, *, namespace: str) -> Runtime:
+def open_runtime(kind: str, home: Home, *, namespace: str, docker: DockerSettings) -> Runtime:
     """
-    Return the runtime of this *kind*.
+    Return the runtime of this *kind*; one on Docker has the settings *docker*.
 
     Raises:
         Refused: the kind is unknown.
     """
     if kind == "process":
         return ProcessRuntime(home.containers, cluster=namespace)
+    if kind == "docker":
+        from coordinator.runtime.docker.runtime import DockerRuntime  # an HTTP client, a tenth of a second
+
+        return DockerRuntime(home.docker, cluster=namespace, socket=docker.socket, network=docker.network)
     if kind == "fake":
         return FakeRuntime(cluster=namespace, now=SystemClock().wall, heard=SystemClock().heard)
-    msg = f"node.runtime {kind!r} is not available: use process or fake"
+    msg = f"node.runtime {kind!r} is not available: use process, docker or fake"
     raise Refused(msg, reason="bad_runtime")
+
+
+def _runtime_of(settings: Settings, home: Home) -> Runtime:
+    node = settings.node
+    return open_runtime(node.runtime, home, namespace=settings.namespace, docker=node.docker)
 
 
 def check_node(settings: Settings, home: Home) -> None:
@@ -71,7 +81,7 @@ def check_node(settings: Settings, home: Home) -> None:
     Raises:
         Refused: the runtime is not available, or credentials are missing.
     """
-    open_runtime(settings.node.runtime, home, namespace=settings.namespace)
+    _runtime_of(settings, home)
     capacity_of(settings)
     reach_of_containers(settings, "", credentials(settings, "node", settings.node.node_id))
 
@@ -85,7 +95,7 @@ async def sweep(settings: Settings, home: Home) -> None:
         Refused: a node agent holds the home.
     """
     with home.lock("node", HANDOVER_S):
-        async with open_runtime(settings.node.runtime, home, namespace=settings.namespace) as runtime:
+        async with _runtime_of(settings, home) as runtime:
             living = [one for one in await runtime.list() if one.state is not RuntimeState.EXITED]
             stopped = await asyncio.gather(*(_stop(runtime, one) for one in living), return_exceptions=True)
     for error in stopped:
@@ -105,7 +115,7 @@ async def open_node(
 ) -> AsyncIterator[NodeAgent]:
     """Serve this machine while the block runs, as *node_id* or the name from the settings or *home*."""
     async with (
-        open_runtime(settings.node.runtime, home, namespace=settings.namespace) as runtime,
+        _runtime_of(settings, home) as runtime,
         NodeAgent.open(
             client,
             runtime,

@@ -43,9 +43,14 @@ LATE_S = 1.5
 
 
 class Machine(Protocol):
-    """Where containers run, and how a test controls them; grants may expire up to `early_s` before their time."""
+    """
+    Where containers run, and how a test controls them.
+
+    Grants may expire up to `early_s` before their time; `slow_s` is how much longer a start may take than of a process.
+    """
 
     early_s: float
+    slow_s: float
 
     def runtime(self) -> Runtime: ...
     def launch(self, container_id: str, generation: str = "7.0", *, deaf: bool = False) -> Launch: ...
@@ -57,6 +62,7 @@ class FakeMachine:
     """A machine in memory."""
 
     early_s = 0.01
+    slow_s = 0.0
 
     def __init__(self) -> None:
         self._fake = FakeRuntime(cluster=CLUSTER, now=lambda: 1_000.0, heard=SystemClock().heard)
@@ -78,6 +84,8 @@ class FakeMachine:
 
 class ProcessMachine:
     """This machine; each container has a folder in which a test leaves its instructions."""
+
+    slow_s = 0.0
 
     def __init__(self, root: Path, table: ProcessTable) -> None:
         self._root = root
@@ -109,6 +117,7 @@ class DockerMachine:
     """A real Docker; a test leaves its instructions in the `/tmp` of the container."""
 
     early_s = 0.02
+    slow_s = 4.0
 
     def __init__(self, root: Path, docker: Docker) -> None:
         self._root = root
@@ -126,11 +135,11 @@ class DockerMachine:
         self._put(launched, "say", "".join(f"{line}\n" for line in lines))
 
     def end(self, launched: Launch, code: int) -> None:
-        self._put(launched, "end", str(code))
+        self._put(launched, "end", str(code), check=False)  # it may end before Docker has answered
 
-    def _put(self, launched: Launch, name: str, content: str) -> None:
+    def _put(self, launched: Launch, name: str, content: str, *, check: bool = True) -> None:
         write = f"cat > /tmp/draft && mv /tmp/draft /tmp/{name}"
-        self._docker.run("exec", "-i", launched.name, "sh", "-c", write, stdin=content.encode())
+        self._docker.run("exec", "-i", launched.name, "sh", "-c", write, stdin=content.encode(), check=check)
 
 
 @pytest.fixture(
@@ -381,7 +390,7 @@ async def test_an_end_has_a_cause(machine: Machine, runtime: Runtime) -> None:
 
 def granted(machine: Machine, container_id: str = "a", *, for_s: float = 2.0, deaf: bool = False) -> Launch:
     """Return a launch that is good for so many seconds from now."""
-    until = SystemClock().heard() + for_s
+    until = SystemClock().heard() + for_s + machine.slow_s
     return msgspec.structs.replace(machine.launch(container_id, deaf=deaf), until=until)
 
 
@@ -389,7 +398,7 @@ async def until_cut_off(machine: Machine, runtime: Runtime, launched: Launch, *,
     """Wait until a container is killed; it must happen at its time."""
     observed = await until_exited(runtime, launched)
     now = SystemClock().heard()
-    assert until - machine.early_s <= now < until + LATE_S
+    assert until - machine.early_s <= now < until + LATE_S + machine.slow_s
     assert (observed.exit_code, observed.reason, observed.cause) == (137, "killed by signal 9", "cut_off")
 
 
@@ -407,7 +416,7 @@ async def test_a_grant_lets_everything_run_on(machine: Machine, runtime: Runtime
     """The longest one counts, for whatever runs; it needs nobody who is there at the end."""
     launched = granted(machine, for_s=1.5)
     await runtime.start(launched)
-    until = SystemClock().heard() + 3.5
+    until = SystemClock().heard() + 3.5 + machine.slow_s
     await runtime.grant(until)
     await runtime.grant(until - 2.5)
     await until_cut_off(machine, runtime, launched, until=until)
@@ -431,7 +440,7 @@ async def test_a_grace_does_not_outlast_the_grant(machine: Machine, runtime: Run
     patient = asyncio.create_task(runtime.stop(*key(launched), grace_s=60))
     observed = await until_exited(runtime, launched)
     assert launched.until
-    assert SystemClock().heard() < launched.until + LATE_S
+    assert SystemClock().heard() < launched.until + LATE_S + machine.slow_s
     assert (observed.exit_code, observed.cause) == (137, "requested")
     patient.cancel()
 
@@ -439,7 +448,7 @@ async def test_a_grace_does_not_outlast_the_grant(machine: Machine, runtime: Run
 async def test_a_start_that_comes_too_late_runs_nothing(machine: Machine, runtime: Runtime) -> None:
     """Not even when there is a new grant: the container may have been started elsewhere meanwhile."""
     await runtime.grant(SystemClock().heard() + 60)
-    observed = await runtime.start(granted(machine, for_s=0.0))
+    observed = await runtime.start(granted(machine, for_s=-machine.slow_s))
     assert (observed.state, observed.cause) == (RuntimeState.EXITED, "cut_off")
 
 

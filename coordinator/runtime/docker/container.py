@@ -36,7 +36,7 @@ _LEAST_CPU_MILLIS = 10
 """Docker accepts no less."""
 
 
-class State(msgspec.Struct, frozen=True, rename="pascal"):
+class DockerState(msgspec.Struct, frozen=True, rename="pascal"):
     """The state of a container, as Docker tells it."""
 
     status: str
@@ -56,7 +56,7 @@ class Inspected(msgspec.Struct, frozen=True, rename="pascal"):
 
     id: str
     name: str
-    state: State
+    state: DockerState
     config: _Config
 
     @property
@@ -64,7 +64,7 @@ class Inspected(msgspec.Struct, frozen=True, rename="pascal"):
         return self.config.labels or {}
 
 
-class Listed(msgspec.Struct, frozen=True, rename="pascal"):
+class ListedContainer(msgspec.Struct, frozen=True, rename="pascal"):
     """One line of Docker's list of containers."""
 
     id: str
@@ -225,7 +225,7 @@ def _limits(launch: Launch, cpus: int) -> dict[str, int]:
     return limits
 
 
-def _ending(state: State) -> tuple[int, str]:
+def _ending(state: DockerState) -> tuple[int, str]:
     """Return exit code and reason; the init of a container, like a shell, tells signal N as 128 + N."""
     code = state.exit_code
     if state.oom_killed and code != 0:

@@ -10,7 +10,7 @@ import asyncio
 import json
 import re
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypeAlias, TypeVar
 
 import httpx2
 import msgspec
@@ -33,6 +33,7 @@ _MESSAGE_CHARS = 300
 _read_version = re.compile(r"([0-9]{1,3})\.([0-9]{1,3})").fullmatch
 
 _T = TypeVar("_T")
+Query: TypeAlias = "Mapping[str, str | int]"
 
 
 class EngineError(Exception):
@@ -48,14 +49,14 @@ class _Message(msgspec.Struct, frozen=True):
     message: str = ""
 
 
-class Version(msgspec.Struct, frozen=True, rename="pascal"):
+class EngineVersion(msgspec.Struct, frozen=True, rename="pascal"):
     """The versions of the API that a Docker speaks."""
 
     api_version: str
     min_api_version: str = msgspec.field(name="MinAPIVersion", default="1.12")
 
 
-class Engine:
+class DockerEngine:
     """Talks to the Docker behind *socket*; open it with `async with`."""
 
     def __init__(self, socket: Path) -> None:
@@ -80,7 +81,7 @@ class Engine:
             trust_env=False,
         )
         try:
-            self.version = agreed(await self.get("/version", Version), self.socket)
+            self.version = agreed(await self.get("/version", EngineVersion), self.socket)
         except EngineError as error:
             await self._close()
             raise Unavailable(f"Docker at {self.socket} tells no version: {error}") from error
@@ -94,9 +95,9 @@ class Engine:
     ) -> None:
         await self._close()
 
-    async def get(self, path: str, answer: type[_T], **parameters: str | int) -> _T:
+    async def get(self, path: str, answer: type[_T], query: Query | None = None) -> _T:
         """Return the answer to a GET; errors as `call`."""
-        content = await self.call("GET", path, **parameters)
+        content = await self.call("GET", path, query=query)
         try:
             return msgspec.json.decode(content, type=answer)
         except msgspec.MsgspecError as error:
@@ -108,8 +109,8 @@ class Engine:
         path: str,
         body: Mapping[str, Any] | None = None,
         *,
+        query: Query | None = None,
         timeout_s: float | None = ANSWER_TIMEOUT_S,
-        **parameters: str | int,
     ) -> bytes:
         """
         Send one request and return its answer.
@@ -119,7 +120,7 @@ class Engine:
             Unavailable: it did not answer within *timeout_s* (None: no limit).
         """
         try:
-            async with asyncio.timeout(timeout_s), self.stream(method, path, body, **parameters) as chunks:
+            async with asyncio.timeout(timeout_s), self.stream(method, path, body, query=query) as chunks:
                 content = bytearray()
                 async for chunk in chunks:
                     content += chunk
@@ -131,7 +132,7 @@ class Engine:
 
     @asynccontextmanager
     async def stream(
-        self, method: str, path: str, body: Mapping[str, Any] | None = None, **parameters: str | int
+        self, method: str, path: str, body: Mapping[str, Any] | None = None, *, query: Query | None = None
     ) -> AsyncIterator[AsyncIterator[bytes]]:
         """Send one request; the block reads the parts of its answer, whenever they come. Errors as `call`."""
         if self._http is None:
@@ -142,7 +143,7 @@ class Engine:
             async with self._http.stream(
                 method,
                 prefix + path,
-                params=parameters,
+                params=query,
                 content=content,
                 headers={"Content-Type": "application/json"} if content is not None else {},
                 timeout=httpx2.Timeout(ANSWER_TIMEOUT_S, read=None),
@@ -157,7 +158,7 @@ class Engine:
         if is_shortage(error):
             return f"this node lacks descriptors, processes, memory or disk: {error}"
         return (
-            f"Docker at {self.socket} cannot be reached: {error or type(error).__name__}: "
+            f"Docker at {self.socket} cannot be reached: {str(error) or type(error).__name__}: "
             "check that it runs, that node.docker.socket is its socket, and that this user may open it"
         )
 
@@ -167,7 +168,7 @@ class Engine:
             await http.aclose()
 
 
-def agreed(version: Version, socket: Path) -> str:
+def agreed(version: EngineVersion, socket: Path) -> str:
     """
     Return the version of the API that both sides speak.
 

@@ -159,7 +159,7 @@ def _now() -> int:
         with open("/proc/uptime") as file:  # noqa: PTH123
             return int(float(file.read().split()[0]) * 100)
     except OSError:
-        return int(time.time() * 100)
+        return int(time.clock_gettime(time.CLOCK_REALTIME) * 100)
 
 
 def main(path: str, version: str, root: str, cluster: str, home: str) -> int:

@@ -12,11 +12,11 @@ from __future__ import annotations
 
 import fcntl
 import os
-import secrets
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from coordinator.atomic_files import private_file, private_folder, sync_folder, write_whole
+from coordinator.ids import TimeOrderedIds
 from events.container import ExitCause
 from events.errors import Unavailable
 
@@ -53,7 +53,7 @@ class Records:
             private_folder(self.root / _CAUSES)
             file = self.root / _HOME
             if not file.exists():
-                write_whole(file, f"{secrets.token_hex(8)}\n".encode())
+                write_whole(file, f"{TimeOrderedIds().new('home')}\n".encode())
             self.home = file.read_text(errors="replace").strip()
         except OSError as error:
             self.close()
