@@ -79,8 +79,8 @@ async def ended(runtime: DockerRuntime) -> Observed:
     return seen
 
 
-async def output(runtime: DockerRuntime, script: str, **fields: object) -> list[str]:
-    await runtime.start(shell(script, **fields))
+async def output(runtime: DockerRuntime, script: str, environment: dict[str, str] | None = None) -> list[str]:
+    await runtime.start(shell(script, environment=environment or {}))
     await ended(runtime)
     return await runtime.logs(*KEY, 100)
 
