@@ -26,7 +26,7 @@ def body(launched: Launch, *, until: str = "", cpus: int = 4) -> dict[str, Any]:
     return creation(launched, home="h", boot="b1", until=until, network="none", cpus=cpus)
 
 
-def inspected(labels: dict[str, str] = LABELS, **state: object) -> Inspected:
+def inspected(state: dict[str, object], labels: dict[str, str] = LABELS) -> Inspected:
     answer = {"Id": "1f", "Name": "/coordination-a-7.0", "State": state, "Config": {"Labels": labels}}
     return msgspec.convert(answer, Inspected)
 
@@ -78,7 +78,7 @@ def test_only_what_needs_a_grant_has_a_time() -> None:
     ],
 )
 def test_states(state: dict[str, object], cause: str, means: tuple[int | None, str, str]) -> None:
-    seen = observed_of(inspected(**state), cause=cause, boot="b1")
+    seen = observed_of(inspected(state), cause=cause, boot="b1")
     assert seen is not None
     assert (seen.exit_code, seen.reason, seen.cause) == means
     assert (seen.container_id, seen.generation, seen.stop_grace_s) == ("a", "7.0", 1.0)
@@ -86,22 +86,22 @@ def test_states(state: dict[str, object], cause: str, means: tuple[int | None, s
 
 
 def test_what_has_not_been_started_is_nothing() -> None:
-    assert observed_of(inspected(Status="created"), cause="", boot="b1") is None
+    assert observed_of(inspected({"Status": "created"}), cause="", boot="b1") is None
 
 
 def test_what_a_restart_of_the_machine_ended_is_lost() -> None:
     """The code that Docker shows for it is an invention; one that was written before is not."""
-    seen = observed_of(inspected(Status="exited", ExitCode=255), cause="", boot="b2")
+    seen = observed_of(inspected({"Status": "exited", "ExitCode": 255}), cause="", boot="b2")
     assert seen is not None
     assert (seen.exit_code, seen.reason, seen.cause) == (None, "lost", "unknown")
-    done = observed_of(inspected(Status="exited", ExitCode=0), cause="", boot="b2")
+    done = observed_of(inspected({"Status": "exited", "ExitCode": 0}), cause="", boot="b2")
     assert done is not None
     assert done.cause == "exited"
 
 
 def test_labels_of_others_are_no_danger() -> None:
     """Whoever may create containers may write anything into labels."""
-    seen = observed_of(inspected({"coordinator.stop_grace_s": "soon"}, Status="running"), cause="", boot="b1")
+    seen = observed_of(inspected({"Status": "running"}, {"coordinator.stop_grace_s": "soon"}), cause="", boot="b1")
     assert seen is not None
     assert (seen.container_id, seen.stop_grace_s, seen.started_at) == ("", 10.0, None)
 
