@@ -4,6 +4,7 @@ The state directory of the coordinator on one machine: its files, which processe
     nats/          store of the embedded nats-server      containers/   records and logs of the process runtime
     state.db       the follower's read model              running.json  url (with token) and pid of a running `up`, 0600
     instance       this instance's name, never changed    <name>.lock   held by the process of that name
+    docker/        records of the Docker runtime
     token          the token of the embedded nats-server, the same over restarts, 0600
 """
 
@@ -78,6 +79,11 @@ class Home:
     def containers(self) -> Path:
         """Where the process runtime keeps what it needs to adopt running containers."""
         return self.path / "containers"
+
+    @property
+    def docker(self) -> Path:
+        """Where the Docker runtime keeps what Docker cannot keep for it."""
+        return self.path / "docker"
 
     def instance(self, role: str) -> str:
         """

@@ -39,21 +39,26 @@ async def janitor(folder: Path, settings: Settings) -> AsyncIterator[None]:
         str(folder),
         settings.node.runtime,
         settings.namespace,
+        str(settings.node.docker.socket),
     ]
     async with await spawn(argv, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL):
         yield
 
 
-async def clear(folder: Path, runtime: str, namespace: str) -> None:
+async def clear(folder: Path, runtime: str, namespace: str, socket: Path) -> None:
     """Kill every container that has its files in *folder*, then remove the folder."""
     from coordinator.home import Home
     from coordinator.processes.node import open_runtime
+    from coordinator.settings.docker import DockerSettings
     from events.errors import CoordinationError
 
     try:
-        async with open_runtime(runtime, Home(folder), namespace=namespace) as opened:
+        async with open_runtime(
+            runtime, Home(folder), namespace=namespace, docker=DockerSettings(socket=socket)
+        ) as opened:
             for one in await opened.list():
                 await opened.stop(one.container_id, one.generation, grace_s=0.0, force=True)
+                await opened.remove(one.container_id, one.generation)
     except CoordinationError as error:
         sys.stderr.write(f"coordinator.processes.janitor: {error.message}\n")
     for _ in range(int(PATIENCE_S / POLL_S)):
@@ -67,15 +72,15 @@ def _removed(folder: Path) -> bool:
     return not folder.exists()
 
 
-async def _wait_and_clear(folder: Path, runtime: str, namespace: str) -> None:
+async def _wait_and_clear(folder: Path, runtime: str, namespace: str, socket: Path) -> None:
     await watch_parent()
-    await clear(folder, runtime, namespace)
+    await clear(folder, runtime, namespace, socket)
 
 
 def main(argv: Sequence[str]) -> None:
     """Wait for the parent to die, then clean up."""
-    folder, runtime, namespace = argv
-    asyncio.run(_wait_and_clear(Path(folder), runtime, namespace))
+    folder, runtime, namespace, socket = argv
+    asyncio.run(_wait_and_clear(Path(folder), runtime, namespace, Path(socket)))
 
 
 if __name__ == "__main__":

@@ -32,6 +32,7 @@ from events.resources import Resources
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
+    from coordinator.settings.docker import DockerSettings
     from coordinator.settings.model import Settings
 
 log = structlog.get_logger(__name__)
@@ -50,19 +51,32 @@ def capacity_of(settings: Settings) -> Resources:
     return Resources.parse({"cpu": f"{has.cpu_millis}m", "memory": has.memory_bytes, "gpu": has.gpus} | configured)
 
 
-def open_runtime(kind: str, home: Home, *, namespace: str, isolation: Isolation = "none") -> Runtime:
+def open_runtime(
+    kind: str, home: Home, *, namespace: str, docker: DockerSettings, isolation: Isolation = "none"
+) -> Runtime:
     """
-    Return the runtime of this *kind*; to end containers it needs no *isolation*.
+    Return the runtime of this *kind*; one on Docker has the settings *docker*, to end containers it needs no *isolation*.
 
     Raises:
         Refused: the kind is unknown.
     """
     if kind == "process":
         return ProcessRuntime(home.containers, cluster=namespace, isolation=isolation)
+    if kind == "docker":
+        from coordinator.runtime.docker.runtime import DockerRuntime  # an HTTP client, a tenth of a second
+
+        return DockerRuntime(home.docker, cluster=namespace, socket=docker.socket, network=docker.network)
     if kind == "fake":
         return FakeRuntime(cluster=namespace, now=SystemClock().wall, heard=SystemClock().heard)
-    msg = f"node.runtime {kind!r} is not available: use process or fake"
+    msg = f"node.runtime {kind!r} is not available: use process, docker or fake"
     raise Refused(msg, reason="bad_runtime")
+
+
+def _runtime_of(settings: Settings, home: Home, isolation: Isolation = "none") -> Runtime:
+    node = settings.node
+    return open_runtime(
+        node.runtime, home, namespace=settings.namespace, docker=node.docker, isolation=isolation
+    )
 
 
 def check_node(settings: Settings, home: Home) -> None:
@@ -72,7 +86,7 @@ def check_node(settings: Settings, home: Home) -> None:
     Raises:
         Refused: the runtime or its isolation is not available, or credentials are missing.
     """
-    open_runtime(settings.node.runtime, home, namespace=settings.namespace)
+    _runtime_of(settings, home)
     if settings.node.runtime == "process":
         check_isolation(settings.node.isolation)
     capacity_of(settings)
@@ -88,7 +102,7 @@ async def sweep(settings: Settings, home: Home) -> None:
         Refused: a node agent holds the home.
     """
     with home.lock("node", HANDOVER_S):
-        async with open_runtime(settings.node.runtime, home, namespace=settings.namespace) as runtime:
+        async with _runtime_of(settings, home) as runtime:
             living = [one for one in await runtime.list() if one.state is not RuntimeState.EXITED]
             stopped = await asyncio.gather(*(_stop(runtime, one) for one in living), return_exceptions=True)
     for error in stopped:
@@ -107,9 +121,8 @@ async def open_node(
     settings: Settings, home: Home, client: Client, reach: dict[str, str], *, node_id: str = ""
 ) -> AsyncIterator[NodeAgent]:
     """Serve this machine while the block runs, as *node_id* or the name from the settings or *home*."""
-    isolation = settings.node.isolation
     async with (
-        open_runtime(settings.node.runtime, home, namespace=settings.namespace, isolation=isolation) as runtime,
+        _runtime_of(settings, home, settings.node.isolation) as runtime,
         NodeAgent.open(
             client,
             runtime,

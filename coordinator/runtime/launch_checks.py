@@ -52,9 +52,9 @@ _is_variable = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}").fullmatch
 _is_control = re.compile(r"[\x00-\x1f\x7f]").search
 
 
-def check_launch(launch: Launch, *, cluster: str) -> None:
+def check_launch(launch: Launch, *, cluster: str, images: bool = False) -> None:
     """
-    Check that a runtime of *cluster* may start this launch.
+    Check that a runtime of *cluster* may start this launch; one that runs *images* needs no command.
 
     Raises:
         Refused: a value is wrong; the message names it and what is allowed.
@@ -69,7 +69,14 @@ def check_launch(launch: Launch, *, cluster: str) -> None:
         raise _refused(
             "image", launch.image, f"use at most {IMAGE_LENGTH_MAX} characters, none of them control characters"
         )
-    _check_command(launch.command)
+    if launch.command != () or not launch.image:
+        _check_command(launch.command)
+    elif not images:
+        raise Refused(
+            f"image {launch.image[:_SHOWN]!r} without a command cannot be run by this node: use nodes with "
+            "node.runtime: docker, or give the agent type a command",
+            reason="bad_launch",
+        )
     _check_environment(launch.environment)
     _check_size(launch)
     _check_count(launch.cpu_millis, "cpu_millis")

@@ -36,8 +36,6 @@ def without_effect(settings: Settings) -> Iterator[tuple[str, str]]:
     for name, agent in settings.agents.items():
         if "limits" in agent.model_fields_set:
             yield f"agents.{name}.limits", UNREAD["agents.<name>.limits"]
-        if agent.image:
-            yield f"agents.{name}.image", "no runtime uses images yet: containers of this type run its command"
     tick_s = settings.engine.tick_s
     for section, name in (("registry", "cleanup_interval"), ("scheduler", "task_timeout_check_interval")):
         keys = getattr(settings, section)

@@ -92,20 +92,17 @@ class Settings(BaseSettings):
     @field_validator("agents")
     @classmethod
     def _complete(cls, given: dict[str, AgentSettings]) -> dict[str, AgentSettings]:
-        """Add the built-in agent types; an entry of the same name keeps the built-in command unless it sets its own."""
+        """Add the built-in agent types; one of the same name keeps its command unless it sets another or an image."""
         catalogue = {name: AgentSettings() for name in BUILT_IN} | given
         for name, agent in catalogue.items():
             try:
                 checked(name, "agents: the name")
             except Refused as refused:
                 raise apart(refused.message) from None
-            if agent.command:
-                continue
-            if agent.image:
-                why = "no runtime uses images yet, so its containers could never start"
-                raise apart(f"agents.{name} has an image and no command: set its command, because {why}")
+            if agent.command or agent.image:
+                continue  # an image may have a command of its own
             if name not in BUILT_IN:
-                raise apart(f"agents.{name} has no command: set it")
+                raise apart(f"agents.{name} has no command and no image: set one of them")
             catalogue[name] = agent.model_copy(update={"command": BUILT_IN[name].command})
         return catalogue
 

@@ -14,6 +14,7 @@ from pydantic import Field, model_validator
 
 from coordinator.commands.node import SYNC_TIMEOUT_LEASES, SYNCS_A_LEASE
 from coordinator.deciders.rules import AgentType, Limits, Rules
+from coordinator.settings.docker import DockerSettings
 from coordinator.settings.fields import (
     DAY_S,
     LOOPBACK,
@@ -47,8 +48,8 @@ TURN_BYTES_MOST = 900 * 1024
 class AgentSettings(Section):
     """One agent type: what a container of this type runs."""
 
-    image: Image = plain("", "image, for runtimes that use images; none does yet")
-    command: Command = plain((), "program and arguments; required as long as no runtime uses images")
+    image: Image = plain("", "image, for nodes whose runtime is docker; other nodes run the command without it")
+    command: Command = plain((), "program and arguments; may be empty with an image that has a command of its own")
     limits: Amounts = plain(Amounts(), "no effect yet: most that one container of this type may request")
     when_cut_off: Literal["stop", "keep"] = plain(
         _AGENT.when_cut_off, "whether its node stops or keeps it when the node is cut off from the coordinator"
@@ -205,12 +206,13 @@ class NodeSettings(Section):
 
     node_id: NodeId = plain("", "name of the node; empty derives one from the host name")
     runtime: Annotated[Literal["process", "docker", "fake"], AnyCase] = plain(
-        "process", "the runtime of containers; docker is refused, it does not exist yet"
+        "process", "the runtime of containers; fake only pretends to run them"
     )
     isolation: Annotated[Literal["none", "available", "limits"], AnyCase] = plain(
         "none",
         "limits of memory, CPU and processes for containers: none; the available ones; or all, else it does not start",
     )
+    docker: DockerSettings = plain(DockerSettings(), "Docker, for containers with runtime docker")
     capacity: Amounts = plain(Amounts(), "capacity of the node, instead of that of the machine")
     cpu_overcommit: float = number(_RULES.cpu_overcommit, 0.1, 100.0, "how many times each core may be allocated")
     node_lease_s: float = number(

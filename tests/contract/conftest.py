@@ -7,11 +7,20 @@ from typing import TYPE_CHECKING
 import pytest
 
 from coordinator.bus.connection import Bus
+from tests.docker_engine import Docker, needed_docker, running
 from tests.real_server import RealServer, real_server
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Iterator
     from pathlib import Path
+
+
+@pytest.fixture(scope="session")
+def docker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Docker]:
+    """A Docker for the run; without one its tests are skipped, or fail where it is required."""
+    needed_docker()
+    with running(tmp_path_factory.mktemp("docker")) as daemon:
+        yield daemon
 
 
 @pytest.fixture

@@ -1,5 +1,6 @@
 """
-The contract of every container runtime: in memory, and on processes with `/proc`, in control groups, and through `ps`.
+The contract of every container runtime: in memory, on processes with `/proc`, in control groups or seen through `ps`,
+and on real Docker.
 
 Each runtime is tested on a machine where tests can make containers end and write.
 """
@@ -16,6 +17,7 @@ import pytest
 
 from coordinator.clock import SystemClock
 from coordinator.errors import NotFound, Refused, Unavailable
+from coordinator.runtime.docker.runtime import DockerRuntime
 from coordinator.runtime.fake import FakeRuntime
 from coordinator.runtime.process.control_groups import Isolation
 from coordinator.runtime.process.runtime import ProcessRuntime
@@ -23,10 +25,11 @@ from coordinator.runtime.process.table import ProcessTable, PsTable, process_tab
 from coordinator.runtime.protocol import Launch, Observed, Runtime, RuntimeState, Usage
 from events.container import ExitCause
 from tests.control_groups import needs_control_groups
+from tests.docker_engine import IMAGE, Docker
 from tests.launches import BAD_NAMES, BAD_POSITIONS, CLUSTER, HOSTILE_LAUNCHES, launch
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Iterator
     from pathlib import Path
 
 # Writes the text in "say", ends with the exit code in "end".
@@ -43,9 +46,14 @@ LATE_S = 1.5
 
 
 class Machine(Protocol):
-    """Where containers run, and how a test controls them; grants may expire up to `early_s` before their time."""
+    """
+    Where containers run, and how a test controls them.
+
+    Grants may expire up to `early_s` before their time; `slow_s` is how much longer a start may take than of a process.
+    """
 
     early_s: float
+    slow_s: float
 
     def runtime(self) -> Runtime: ...
     def launch(self, container_id: str, generation: str = "7.0", *, deaf: bool = False) -> Launch: ...
@@ -57,6 +65,7 @@ class FakeMachine:
     """A machine in memory."""
 
     early_s = 0.01
+    slow_s = 0.0
 
     def __init__(self) -> None:
         self._fake = FakeRuntime(cluster=CLUSTER, now=lambda: 1_000.0, heard=SystemClock().heard)
@@ -78,6 +87,8 @@ class FakeMachine:
 
 class ProcessMachine:
     """This machine; each container has a folder in which a test leaves its instructions."""
+
+    slow_s = 0.0
 
     def __init__(self, root: Path, table: ProcessTable, isolation: Isolation = "none") -> None:
         self._root = root
@@ -108,17 +119,67 @@ class ProcessMachine:
         (desk / "draft").rename(desk / name)
 
 
-@pytest.fixture(params=["fake", "process", pytest.param("process-limits", marks=needs_control_groups), "process-ps"])
-def machine(request: pytest.FixtureRequest, tmp_path: Path) -> Machine:
-    match request.param:
+class DockerMachine:
+    """A real Docker; a test leaves its instructions in the `/tmp` of the container."""
+
+    early_s = 0.02
+    slow_s = 4.0
+
+    def __init__(self, root: Path, docker: Docker) -> None:
+        self._root = root
+        self._docker = docker
+
+    def runtime(self) -> Runtime:
+        return DockerRuntime(self._root / "containers", cluster=CLUSTER, socket=self._docker.socket)
+
+    def launch(self, container_id: str, generation: str = "7.0", *, deaf: bool = False) -> Launch:
+        script = "trap '' TERM\n" + OBEDIENT if deaf else OBEDIENT
+        made = launch(container_id, "sh", "-c", script, "sh", "/tmp", generation=generation)
+        return msgspec.structs.replace(made, image=IMAGE, cpu_millis=1_000)
+
+    def say(self, launched: Launch, *lines: str) -> None:
+        self._put(launched, "say", "".join(f"{line}\n" for line in lines))
+
+    def end(self, launched: Launch, code: int) -> None:
+        self._put(launched, "end", str(code), check=False)  # it may end before Docker has answered
+
+    def _put(self, launched: Launch, name: str, content: str, *, check: bool = True) -> None:
+        write = f"cat > /tmp/draft && mv /tmp/draft /tmp/{name}"
+        self._docker.run("exec", "-i", launched.name, "sh", "-c", write, stdin=content.encode(), check=check)
+
+
+@pytest.fixture(
+    scope="module",
+    params=[
+        "fake",
+        "process",
+        pytest.param("process-limits", marks=needs_control_groups),
+        "process-ps",
+        pytest.param("docker", marks=pytest.mark.docker),
+    ],
+)
+def kind(request: pytest.FixtureRequest) -> str | Docker:
+    """The kind of machine; a daemon must be there before each test takes stock of the processes."""
+    if request.param != "docker":
+        return str(request.param)
+    docker: Docker = request.getfixturevalue("docker")
+    return docker
+
+
+@pytest.fixture
+def machine(kind: str | Docker, tmp_path: Path) -> Iterator[Machine]:
+    match kind:
+        case Docker():
+            yield DockerMachine(tmp_path, kind)
+            kind.remove_all()
         case "fake":
-            return FakeMachine()
+            yield FakeMachine()
         case "process":
-            return ProcessMachine(tmp_path, process_table())
+            yield ProcessMachine(tmp_path, process_table())
         case "process-limits":
-            return ProcessMachine(tmp_path, process_table(), "limits")
+            yield ProcessMachine(tmp_path, process_table(), "limits")
         case _:
-            return ProcessMachine(tmp_path, PsTable())
+            yield ProcessMachine(tmp_path, PsTable())
 
 
 @pytest.fixture
@@ -344,7 +405,7 @@ async def test_an_end_has_a_cause(machine: Machine, runtime: Runtime) -> None:
 
 def granted(machine: Machine, container_id: str = "a", *, for_s: float = 2.0, deaf: bool = False) -> Launch:
     """Return a launch that is good for so many seconds from now."""
-    until = SystemClock().heard() + for_s
+    until = SystemClock().heard() + for_s + machine.slow_s
     return msgspec.structs.replace(machine.launch(container_id, deaf=deaf), until=until)
 
 
@@ -352,7 +413,7 @@ async def until_cut_off(machine: Machine, runtime: Runtime, launched: Launch, *,
     """Wait until a container is killed; it must happen at its time."""
     observed = await until_exited(runtime, launched)
     now = SystemClock().heard()
-    assert until - machine.early_s <= now < until + LATE_S
+    assert until - machine.early_s <= now < until + LATE_S + machine.slow_s
     assert (observed.exit_code, observed.reason, observed.cause) == (137, "killed by signal 9", "cut_off")
 
 
@@ -370,7 +431,7 @@ async def test_a_grant_lets_everything_run_on(machine: Machine, runtime: Runtime
     """The longest one counts, for whatever runs; it needs nobody who is there at the end."""
     launched = granted(machine, for_s=1.5)
     await runtime.start(launched)
-    until = SystemClock().heard() + 3.5
+    until = SystemClock().heard() + 3.5 + machine.slow_s
     await runtime.grant(until)
     await runtime.grant(until - 2.5)
     await until_cut_off(machine, runtime, launched, until=until)
@@ -394,7 +455,7 @@ async def test_a_grace_does_not_outlast_the_grant(machine: Machine, runtime: Run
     patient = asyncio.create_task(runtime.stop(*key(launched), grace_s=60))
     observed = await until_exited(runtime, launched)
     assert launched.until
-    assert SystemClock().heard() < launched.until + LATE_S
+    assert SystemClock().heard() < launched.until + LATE_S + machine.slow_s
     assert (observed.exit_code, observed.cause) == (137, "requested")
     patient.cancel()
 
@@ -402,7 +463,7 @@ async def test_a_grace_does_not_outlast_the_grant(machine: Machine, runtime: Run
 async def test_a_start_that_comes_too_late_runs_nothing(machine: Machine, runtime: Runtime) -> None:
     """Not even when there is a new grant: the container may have been started elsewhere meanwhile."""
     await runtime.grant(SystemClock().heard() + 60)
-    observed = await runtime.start(granted(machine, for_s=0.0))
+    observed = await runtime.start(granted(machine, for_s=-machine.slow_s))
     assert (observed.state, observed.cause) == (RuntimeState.EXITED, "cut_off")
 
 

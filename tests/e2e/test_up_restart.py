@@ -299,7 +299,7 @@ def test_a_node_agent_that_is_refused_ends_it(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
-        ({"COORDINATOR_NODE__RUNTIME": "docker"}, "node.runtime 'docker' is not available: use process or fake"),
+        ({"COORDINATOR_NODE__DOCKER__NETWORK": "a b"}, "node.docker.network is 'a b'"),
         ({"COORDINATOR_NATS__AUTH": "{empty}"}, "coordinator auth"),
     ],
 )

@@ -152,7 +152,7 @@ def test_what_is_set_without_effect_is_told() -> None:
         "scheduler.task_timeout_check_interval",
     ]
     text = "agents: {a: {command: [x], image: i, limits: {cpu: 1}}}\nregistry: {cleanup_interval: 0.2}"
-    assert [key for key, _ in without_effect(load(written(text)))] == ["agents.a.limits", "agents.a.image"]
+    assert [key for key, _ in without_effect(load(written(text)))] == ["agents.a.limits"]
 
 
 def test_it_is_logged_once_when_a_coordinator_starts() -> None:

@@ -212,9 +212,7 @@ class TestAgents:
     @pytest.mark.parametrize(
         ("entry", "said"),
         [
-            ("{a: {}}", "agents.a has no command: set it"),
-            ("{a: {image: mine}}", "agents.a has an image and no command: set its command, because no runtime uses"),
-            ("{task_agent: {image: mine}}", "agents.task_agent has an image and no command: set its command, because"),
+            ("{a: {}}", "agents.a has no command and no image: set one of them"),
             ("{'a b': {image: x}}", "agents: the name 'a b' is not an identifier: use 1 to 64 of A-Z a-z 0-9 _ -"),
             ("{a: {image: 'x y'}}", "agents.a.image is 'x y' (some.yaml line 1): use an image name"),
             ("{a: {command: [x, 5]}}", "agents.a.command.1 is 5 (some.yaml line 1): use a list of strings"),
