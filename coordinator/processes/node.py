@@ -55,7 +55,7 @@ def open_runtime(
     kind: str, home: Home, *, namespace: str, docker: DockerSettings, isolation: Isolation = "none"
 ) -> Runtime:
     """
-    Return the runtime of this *kind*; one on Docker has the settings *docker*, to end containers it needs no *isolation*.
+    Return the runtime of this *kind*, on Docker with the settings *docker*; to end containers it needs no *isolation*.
 
     Raises:
         Refused: the kind is unknown.
@@ -74,9 +74,7 @@ def open_runtime(
 
 def _runtime_of(settings: Settings, home: Home, isolation: Isolation = "none") -> Runtime:
     node = settings.node
-    return open_runtime(
-        node.runtime, home, namespace=settings.namespace, docker=node.docker, isolation=isolation
-    )
+    return open_runtime(node.runtime, home, namespace=settings.namespace, docker=node.docker, isolation=isolation)
 
 
 def check_node(settings: Settings, home: Home) -> None:

@@ -1,6 +1,5 @@
 """
-The contract of every container runtime: in memory, on processes with `/proc`, in control groups or seen through `ps`,
-and on real Docker.
+The contract of every container runtime: in memory, on processes, with or without control groups, and on real Docker.
 
 Each runtime is tested on a machine where tests can make containers end and write.
 """

@@ -70,6 +70,7 @@ class DockerRuntime:
     """
 
     name = "docker"
+    limits = "cpu, memory, pids by docker"
 
     def __init__(
         self,
