@@ -149,6 +149,22 @@ async def test_an_exit_is_seen_within_a_second(runtime: DockerRuntime) -> None:
     assert time.time() - seen.started_at < 2 + 1 + 1  # one for a busy machine
 
 
+async def test_an_end_that_somebody_else_asked_for_is_not_the_commands_own(
+    docker: Docker, runtime: DockerRuntime
+) -> None:
+    """What `docker stop` or a Docker that shuts down has ended did not finish, even with exit code 0."""
+    await runtime.start(shell("trap 'exit 0' TERM; echo ready; while :; do sleep 0.1; done", cpu_millis=0))
+    async with asyncio.timeout(20):
+        while not await runtime.logs(*KEY, 1):  # noqa: ASYNC110 - no runtime tells of new lines
+            await asyncio.sleep(0.05)
+    waiting = asyncio.create_task(runtime.wait_change(30))
+    await asyncio.sleep(0.5)
+    await asyncio.to_thread(docker.run, "stop", "coordination-a-7.0")
+    assert await waiting
+    (seen,) = await runtime.list()
+    assert (seen.exit_code, seen.reason, seen.cause) == (0, "exited", "crashed")
+
+
 async def test_others_containers_are_not_touched(docker: Docker, root: Path, runtime: DockerRuntime) -> None:
     """Neither those of another cluster or node, nor those that nobody here has started."""
     docker.run("run", "-d", "--name", "theirs", "--network", "none", IMAGE, "sleep", "300")
