@@ -120,6 +120,29 @@ async def test_a_container_has_no_rights_and_no_network(runtime: DockerRuntime) 
     assert "eth0" not in found
 
 
+async def test_a_network_is_named(docker: Docker, root: Path) -> None:
+    """A container is in the network of the settings, and only there; one that is not there is named."""
+    docker.run("network", "create", "agents")
+    try:
+        async with DockerRuntime(root, cluster=CLUSTER, socket=docker.socket, network="agents") as runtime:
+            await runtime.start(shell("ls /sys/class/net; sleep 300"))
+            async with asyncio.timeout(20):
+                while "eth0" not in await runtime.logs(*KEY, 9):  # noqa: ASYNC110 - no runtime tells of new lines
+                    await asyncio.sleep(0.05)
+            usage = await runtime.usage(*KEY)
+            assert usage.network_rx_bytes is not None
+            assert usage.network_tx_bytes is not None
+            await runtime.stop(*KEY, grace_s=0, force=True)
+            await runtime.remove(*KEY)
+    finally:
+        docker.run("network", "rm", "agents")
+    async with DockerRuntime(root, cluster=CLUSTER, socket=docker.socket, network="agents") as runtime:
+        with pytest.raises(Refused, match="network agents not found"):
+            await runtime.start(shell("sleep 300"))
+        assert await runtime.list() == []
+    assert not docker.run("ps", "-aq")
+
+
 async def test_a_pause_freezes(runtime: DockerRuntime) -> None:
     """Nothing runs in a paused container, and it goes on where it was."""
     await runtime.start(shell(COUNT, cpu_millis=0))
