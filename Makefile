@@ -30,7 +30,7 @@ test-real: venv-dev ## run the tests that need a real Docker; as root on Debian 
 	@command -v dockerd >/dev/null && [ -x /bin/busybox -o -x /usr/bin/busybox ] || \
 	  { command -v apt-get >/dev/null && apt-get update -qq && apt-get install -y -qq docker.io busybox-static; } || \
 	  { echo "make test-real: install Docker and busybox-static first" >&2; exit 2; }
-	COORDINATOR_TEST_REQUIRE=docker $(PY) -m pytest -m docker tests/contract $(ARGS)
+	COORDINATOR_TEST_REQUIRE=docker $(PY) -m pytest -m docker tests/contract tests/e2e/test_docker_node.py $(ARGS)
 
 check: venv-dev ## run lint, format, types, tidiness and unit tests before each commit; under a minute
 	$(PY) -m ruff check .

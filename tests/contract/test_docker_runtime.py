@@ -120,6 +120,29 @@ async def test_a_container_has_no_rights_and_no_network(runtime: DockerRuntime) 
     assert "eth0" not in found
 
 
+async def test_a_network_is_named(docker: Docker, root: Path) -> None:
+    """A container is in the network of the settings, and only there; one that is not there is named."""
+    docker.run("network", "create", "agents")
+    try:
+        async with DockerRuntime(root, cluster=CLUSTER, socket=docker.socket, network="agents") as runtime:
+            await runtime.start(shell("ls /sys/class/net; sleep 300"))
+            async with asyncio.timeout(20):
+                while "eth0" not in await runtime.logs(*KEY, 9):  # noqa: ASYNC110 - no runtime tells of new lines
+                    await asyncio.sleep(0.05)
+            usage = await runtime.usage(*KEY)
+            assert usage.network_rx_bytes is not None
+            assert usage.network_tx_bytes is not None
+            await runtime.stop(*KEY, grace_s=0, force=True)
+            await runtime.remove(*KEY)
+    finally:
+        docker.run("network", "rm", "agents")
+    async with DockerRuntime(root, cluster=CLUSTER, socket=docker.socket, network="agents") as runtime:
+        with pytest.raises(Refused, match="network agents not found"):
+            await runtime.start(shell("sleep 300"))
+        assert await runtime.list() == []
+    assert not docker.run("ps", "-aq")
+
+
 async def test_a_pause_freezes(runtime: DockerRuntime) -> None:
     """Nothing runs in a paused container, and it goes on where it was."""
     await runtime.start(shell(COUNT, cpu_millis=0))
@@ -147,6 +170,22 @@ async def test_an_exit_is_seen_within_a_second(runtime: DockerRuntime) -> None:
     assert seen.exit_code == 4
     assert seen.started_at
     assert time.time() - seen.started_at < 2 + 1 + 1  # one for a busy machine
+
+
+async def test_an_end_that_somebody_else_asked_for_is_not_the_commands_own(
+    docker: Docker, runtime: DockerRuntime
+) -> None:
+    """What `docker stop` or a Docker that shuts down has ended did not finish, even with exit code 0."""
+    await runtime.start(shell("trap 'exit 0' TERM; echo ready; while :; do sleep 0.1; done", cpu_millis=0))
+    async with asyncio.timeout(20):
+        while not await runtime.logs(*KEY, 1):  # noqa: ASYNC110 - no runtime tells of new lines
+            await asyncio.sleep(0.05)
+    waiting = asyncio.create_task(runtime.wait_change(30))
+    await asyncio.sleep(0.5)
+    await asyncio.to_thread(docker.run, "stop", "coordination-a-7.0")
+    assert await waiting
+    (seen,) = await runtime.list()
+    assert (seen.exit_code, seen.reason, seen.cause) == (0, "exited", "crashed")
 
 
 async def test_others_containers_are_not_touched(docker: Docker, root: Path, runtime: DockerRuntime) -> None:

@@ -8,6 +8,7 @@ containers with the labels of its cluster and home.
 from __future__ import annotations
 
 import asyncio
+import signal
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
@@ -26,6 +27,7 @@ from coordinator.runtime.docker.container import (
 )
 from coordinator.runtime.docker.engine import EngineError
 from coordinator.runtime.protocol import Observed, RuntimeState
+from events.container import ExitCause
 from events.errors import CoordinationError, NotFound, Refused, Unavailable
 
 if TYPE_CHECKING:
@@ -34,7 +36,6 @@ if TYPE_CHECKING:
     from coordinator.runtime.docker.engine import DockerEngine
     from coordinator.runtime.docker.records import Records
     from coordinator.runtime.protocol import Launch
-    from events.container import ExitCause
 
 _GONE = 404
 _CONFLICT = 409
@@ -43,8 +44,17 @@ _RECONNECT_S = 0.5
 log = structlog.get_logger(__name__)
 
 
+_ENDING_SIGNALS = {str(int(one)) for one in (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM)}
+
+
+class _Actor(msgspec.Struct, frozen=True, rename="pascal"):
+    attributes: dict[str, str] = {}
+
+
 class _Event(msgspec.Struct, frozen=True):
     id: str = ""
+    action: str = msgspec.field(name="Action", default="")
+    actor: _Actor = msgspec.field(name="Actor", default=_Actor())
 
 
 class Containers:
@@ -63,7 +73,7 @@ class Containers:
         """The last state of each container, by Docker's id; that of an exited one is final."""
         self._watched: set[str] = set()
         self._unwritten: dict[str, str] = {}
-        """Causes that a full disk did not take, by name."""
+        """Causes that are not on the disk yet, or that a full one did not take, by name."""
 
     def drop(self) -> None:
         """Forget all of them; they stay as they are."""
@@ -212,7 +222,7 @@ class Containers:
         What has ended before is found by a look at all of them once the connection stands, so nothing is missed.
         """
         filters = msgspec.json.decode(ours(cluster=self._cluster, home=self._records.home), type=dict[str, list[str]])
-        wanted = msgspec.json.encode({**filters, "type": ["container"], "event": ["die"]}).decode()
+        wanted = msgspec.json.encode({**filters, "type": ["container"], "event": ["die", "kill"]}).decode()
         while not until():
             try:
                 async with self._engine.stream("GET", "/events", query={"filters": wanted}) as chunks:
@@ -227,11 +237,18 @@ class Containers:
                 await asyncio.sleep(_RECONNECT_S)
 
     async def _heard(self, line: bytes) -> None:
-        if line.strip():
-            docker_id = msgspec.json.decode(line, type=_Event).id
-            if docker_id in self._known:
-                with suppress(NotFound):
-                    await self.inspect(docker_id)
+        event = msgspec.json.decode(line, type=_Event) if line.strip() else _Event()
+        known = self._known.get(event.id)
+        if known is None or known.state is RuntimeState.EXITED:
+            return
+        if event.action == "kill":
+            # Such an end is not the command's own, even with exit code 0, unless it is ours; then it has a cause.
+            if event.actor.attributes.get("signal") in _ENDING_SIGNALS and not self._cause(known.name):
+                self._unwritten[known.name] = ExitCause.CRASHED.value
+                await self._mark(event.id, known, ExitCause.CRASHED)
+            return
+        with suppress(NotFound):
+            await self.inspect(event.id)
 
     # --- acting -------------------------------------------------------------------------------------------------------
 

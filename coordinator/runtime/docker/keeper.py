@@ -62,6 +62,8 @@ class _Keeper:
             try:
                 living = self._living()
             except (OSError, http.client.HTTPException, ValueError):
+                if not os.path.isdir(self._root):  # noqa: PTH112
+                    return  # neither Docker nor the home is there any more
                 time.sleep(_RETRY_S)
                 continue
             now, granted = _now(), self._granted()

@@ -1,0 +1,110 @@
+"""A node on real Docker in a real cluster: agent types with an image, their limits, and what is reported of them."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+import pytest
+
+from coordinator.client.nodes import ask_node
+from coordinator.commands.container import CreateContainer, GetContainer, StartContainer, StopContainer
+from coordinator.commands.node import NodeQuestion
+from coordinator.deciders.rules import AgentType, Rules
+from coordinator.home import Home
+from coordinator.processes.node import open_runtime
+from coordinator.settings.docker import DockerSettings
+from events.container import ContainerStatus
+from events.resources import Resources
+from tests.docker_engine import IMAGE, Docker, needed_docker, running
+from tests.nodes import serving
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Iterator
+    from pathlib import Path
+
+    from coordinator.runtime.protocol import Runtime
+    from projections.container import Container
+    from tests.e2e.conftest import Cluster
+
+pytestmark = [pytest.mark.e2e, pytest.mark.docker]
+
+PATIENCE_S = 60.0
+RULES = Rules(
+    agents={
+        "whole": AgentType(image="whole:test", stop_grace_s=1.0),
+        "greedy": AgentType(image=IMAGE, command=("dd", "if=/dev/zero", "of=/dev/null", "bs=512M", "count=1")),
+        "nowhere": AgentType(image="nowhere:test"),
+    },
+    restart_backoff_s=60.0,
+)
+on_cluster = pytest.mark.parametrize("cluster", [RULES], indirect=True)
+
+
+@pytest.fixture(scope="module")
+def docker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Docker]:
+    """A Docker with an image that has a command of its own."""
+    needed_docker()
+    with running(tmp_path_factory.mktemp("docker")) as daemon:
+        daemon.run("create", "--name", "draft", "--network", "none", IMAGE, "true")
+        daemon.run(
+            "commit", "--change", 'CMD ["sh", "-c", "echo $COORDINATOR_CONTAINER_ID; sleep 600"]', "draft", "whole:test"
+        )
+        daemon.remove_all()
+        yield daemon
+
+
+@pytest.fixture
+async def machine(docker: Docker, tmp_path: Path) -> AsyncIterator[Runtime]:
+    home = Home(tmp_path / "home")
+    settings = DockerSettings(socket=docker.socket)
+    async with open_runtime("docker", home, namespace="coordination", docker=settings) as runtime:
+        yield runtime
+        for seen in await runtime.list():
+            await runtime.stop(seen.container_id, seen.generation, grace_s=0, force=True)
+    docker.remove_all()
+
+
+async def started(cluster: Cluster, container_id: str, agent_type: str) -> None:
+    resources = Resources(cpu_millis=500, memory_bytes=64 * 2**20)
+    await cluster.client.execute(
+        CreateContainer(container_id=container_id, agent_id="a", agent_type=agent_type, resources=resources)
+    )
+    await cluster.client.execute(StartContainer(container_id=container_id))
+
+
+async def until(cluster: Cluster, container_id: str, is_so: Callable[[Container], bool]) -> Container:
+    async with asyncio.timeout(PATIENCE_S):
+        while True:
+            found: Container = await cluster.client.execute(GetContainer(container_id=container_id))
+            if is_so(found):
+                return found
+            await asyncio.sleep(0.05)
+
+
+@on_cluster
+async def test_an_image_runs_and_stops(cluster: Cluster, machine: Runtime) -> None:
+    """From the command to Docker and back: started, asked for its output and usage, stopped."""
+    async with serving(cluster.client, machine):
+        await started(cluster, "c", "whole")
+        await until(cluster, "c", lambda one: one.status is ContainerStatus.RUNNING)
+        asked = NodeQuestion(container_id="c", lines=5)
+        async with asyncio.timeout(PATIENCE_S):
+            while await ask_node(cluster.client, "n", "logs", asked) != ["c"]:  # noqa: ASYNC110 - nobody tells of lines
+                await asyncio.sleep(0.05)
+        assert (await ask_node(cluster.client, "n", "usage", asked))["pids"] >= 1
+        await cluster.client.execute(StopContainer(container_id="c"))
+        await until(cluster, "c", lambda one: one.status is ContainerStatus.STOPPED)
+
+
+@on_cluster
+async def test_too_much_memory_is_a_failure_by_oom(cluster: Cluster, machine: Runtime) -> None:
+    """The cause reaches the journal; so does the reason of an image that is not there."""
+    async with serving(cluster.client, machine):
+        await started(cluster, "greedy", "greedy")
+        failed = await until(cluster, "greedy", lambda one: one.status is ContainerStatus.ERROR)
+        assert failed.last_exit is not None
+        assert failed.last_exit.cause == "oom"
+        await started(cluster, "nowhere", "nowhere")
+        refused = await until(cluster, "nowhere", lambda one: one.status is ContainerStatus.ERROR)
+        assert "'nowhere:test' is not on this node" in refused.reason
