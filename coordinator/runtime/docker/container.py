@@ -15,7 +15,6 @@ from typing import Any
 import msgspec
 
 from coordinator.runtime.protocol import EXITED, KILLED, LOST, OOM, Launch, Observed, RuntimeState, cause_of
-from events.container import ExitCause
 
 CLUSTER = "coordinator.cluster"
 HOME = "coordinator.home"
@@ -182,17 +181,14 @@ def observed_of(seen: Inspected, *, cause: str, boot: str) -> Observed | None:
     )
     if state.status in {"running", "paused", "restarting"}:
         return observed
+    code, reason = _ending(state)
     if state.status == "created":
         if not cause:
             return None
         code, reason = KILLED + signal.SIGKILL, _killed(signal.SIGKILL)  # given up before it began
-    else:
-        code, reason = _ending(state)
     if labels.get(BOOT, boot) != boot and not cause and code != 0:
         # Docker noticed after a restart of the machine that it is gone; its code is an invention.
-        return msgspec.structs.replace(
-            observed, state=RuntimeState.EXITED, pid=None, reason=LOST, cause=cause_of(None, LOST)
-        )
+        code, reason = None, LOST
     return msgspec.structs.replace(
         observed,
         state=RuntimeState.EXITED,
@@ -211,11 +207,6 @@ def hidden(message: str, launch: Launch) -> str:
     return message
 
 
-def is_cut_off(observed: Observed) -> bool:
-    """Return whether the dead man's switch ended it."""
-    return observed.cause == ExitCause.CUT_OFF.value
-
-
 def _limits(launch: Launch, cpus: int) -> dict[str, int]:
     limits = {}
     if 0 < launch.cpu_millis < cpus * 1_000:
@@ -225,7 +216,7 @@ def _limits(launch: Launch, cpus: int) -> dict[str, int]:
     return limits
 
 
-def _ending(state: DockerState) -> tuple[int, str]:
+def _ending(state: DockerState) -> tuple[int | None, str]:
     """Return exit code and reason; the init of a container, like a shell, tells signal N as 128 + N."""
     code = state.exit_code
     if state.oom_killed and code != 0:
