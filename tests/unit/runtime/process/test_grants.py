@@ -7,6 +7,9 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import sys
+from contextlib import suppress
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -25,7 +28,6 @@ from tests.process_runtimes import lives, needs_proc, opened, stop_all, until
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
-    from pathlib import Path
 
 GRANT = f".grant-{CLUSTER}"
 LATE_S = 1.5
@@ -218,6 +220,18 @@ async def test_the_grant_of_another_cluster_keeps_nothing_alive(root: Path) -> N
         await until_dead(seen.pid, at=launched.until)
 
 
+def states_of_group(group: int) -> set[str]:
+    """Return the states of the processes of a group, as letters of `/proc/PID/stat`; `T` is stopped."""
+    if sys.platform != "linux":
+        return set()
+    found = set()
+    for file in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):
+            state, _, its_group = file.read_text().rpartition(")")[2].split()[:3]
+            found |= {state} if int(its_group) == group else set()
+    return found
+
+
 async def test_an_agent_that_died_while_it_paused_leaves_a_watcher_that_sleeps(root: Path) -> None:
     """SIGSTOP of the group freezes the watcher too; the next agent wakes it, although nothing has to be paused."""
     async with opened(root) as runtime:
@@ -225,6 +239,9 @@ async def test_an_agent_that_died_while_it_paused_leaves_a_watcher_that_sleeps(r
         seen = await runtime.start(launched)
     assert seen.pid
     os.killpg(seen.pid, signal.SIGSTOP)
+    async with asyncio.timeout(3.0):
+        while states_of_group(seen.pid) - {"T"}:  # noqa: ASYNC110  # each stops when it is let run
+            await asyncio.sleep(0.01)
     async with opened(root) as runtime:
         (adopted,) = await runtime.list()
         assert adopted.state is RuntimeState.PAUSED
