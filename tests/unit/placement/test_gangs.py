@@ -9,6 +9,7 @@ from hypothesis import given as for_all
 from hypothesis import settings
 from hypothesis import strategies as st
 
+from coordinator.placement import gangs
 from coordinator.placement.gangs import MOST_TRIED, PATIENCE_S, key_too_narrow, most_at_once, room_kept_for, workers_of
 from coordinator.placement.matching import _Candidate, _Capacity, _Rotation, offered, rounds_taken, schedule
 from coordinator.placement.sources import ready_for_custom
@@ -333,6 +334,15 @@ def test_many_gangs_that_do_not_fit_are_tried_later() -> None:
     assert got(*facts[: 2 * (MOST_TRIED - 1)]) == [("z1", "w"), ("z2", "w")]
     facts = [one for number in range(MOST_TRIED + 1) for one in gang(3, f"a{number}")]
     assert got(*facts) == [("z1", "w"), ("z2", "w")]
+
+
+def test_a_gang_whose_places_take_too_long_to_find_does_not_begin_now(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each look at a place counts."""
+    world = fold(worker("w"), *gang(3), submitted("t"))
+    monkeypatch.setattr(gangs, "MOST_LOOKS", 2)
+    assert dealt(world, waiting(slots=9)) == [("t", "w")]
+    monkeypatch.setattr(gangs, "MOST_LOOKS", 3)
+    assert dealt(world, waiting(slots=9)) == [("g1", "w"), ("g2", "w"), ("g3", "w"), ("t", "w")]
 
 
 def test_behind_many_gangs_that_could_never_begin_no_room_is_kept() -> None:
