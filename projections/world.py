@@ -182,8 +182,15 @@ class World:
         if fold is None:
             self._apply_other(event, position, time)
         else:
-            one = envelope
-            stamp = Stamp(position, time, one.tenant, one.actor, one.traceparent, one.causationid, one.dataversion)
+            stamp = Stamp(
+                position,
+                time,
+                envelope.tenant,
+                envelope.actor,
+                envelope.traceparent,
+                envelope.causationid,
+                envelope.dataversion,
+            )
             fold(event, stamp)
         follow = KEPT.get(kind)
         if follow is not None:

@@ -124,8 +124,8 @@ def _accepted(world: World, event: TaskSubmitted, command: SubmitTask, context: 
     if event.gang is not None:
         event = joined(world, event, event.gang, context.tenant, context.now)
     check_room(world, context.rules)
-    if command.payload is not None and len(command.payload.data) > SMALL_CHARS:
-        check_bytes(world, bytes_of(command.payload), context)
+    if command.payload is not None:
+        check_new_payload(world, command.payload, context)
     if event.spend is not None and world.budgets:
         check_affordable(world, event, context.tenant, context)
     return event
