@@ -15,11 +15,7 @@ demo: venv ## run the demo on this machine, with a real nats-server; under a min
 
 test: venv-dev ## run all tests and check the coverage; under 25 minutes on two cores
 	@$(PY) -m coverage erase
-	@failed=0; \
-	$(PY) -m coverage run -m pytest -m "not alone and not docker" --numprocesses=3 --dist=loadfile \
-	  --no-loadscope-reorder --max-worker-restart=0 --session-timeout=3000 $(ARGS) || failed=1; \
-	$(PY) -m coverage run -m pytest -m alone --session-timeout=3000 $(ARGS) || failed=1; \
-	exit $$failed
+	@$(PY) -m tools.all_tests $(ARGS)
 	@$(PY) -m coverage combine --quiet
 	@echo "coverage of all code, with branches: at least 90 %"
 	@$(PY) -m coverage report --fail-under=90
