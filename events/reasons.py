@@ -113,6 +113,8 @@ REASONS = {
     "shadow_too_few": "too few decisions were compared with the candidate policy",
     "queue_in_use": "the queue has tasks that have not ended, or is the default one",
     "unknown_predecessor": "a task to wait for does not exist, or ended too long ago",
+    "bad_agent": "an agent type of the catalogue is not one that can run",
+    "changed_meanwhile": "what was to be changed has been changed by someone else since",
     "unknown_agent_type": "the agent type is not in the catalogue",
     "too_early": "the task must not start yet, so it has no outcome",
     "unknown_owner": "what a request for a share of a pool is to end with does not exist, or has ended",
@@ -124,6 +126,7 @@ REASONS = {
     "worker_draining": "the worker gets no new tasks",
     # limits
     "memory_full": "no more ids and keys, or no more ended things of a kind, can be kept for ten minutes",
+    "over_limit": "a container asks for more than its type, or any container, may have",
     "no_room": "no node has enough free resources",
     "overloaded": "too many requests wait",
     "queue_full": "too many tasks are pending, or their payloads have too many bytes",
