@@ -76,6 +76,7 @@ from tests.simulation.caught_up import CaughtUp
 from tests.simulation.cluster import MEMORY_BYTES, MOST_PENDING, MOST_SHARES
 from tests.simulation.fit import Fit
 from tests.simulation.holder import FILTERS
+from tests.simulation.kept_agents import KeptAgents
 from tests.simulation.kept_budgets import KeptBudgets
 from tests.simulation.kept_gangs import KeptGangs
 from tests.simulation.kept_limits import KeptLimits
@@ -201,9 +202,11 @@ class Slots:
         self._fired = -1
         self._tasks: dict[str, int] = {}
 
-    def submitted(self, event: TaskSubmitted, time: float) -> None:
-        """Take the task of a slot: each has one, and not before its time."""
+    def submitted(self, event: TaskSubmitted, time: float, *, again: bool = False) -> None:
+        """Take the task of a slot, not before its time: each has one, or another if that is forgotten (*again*)."""
         assert event.occurrence is not None
+        if again:
+            self._tasks.pop(event.task_id, None)
         slot = event.occurrence.slot
         if event.task_id in self._tasks or slot in self._tasks.values() or slot > time:
             _broken(Promise.ONCE_A_SLOT, f"{event} at {time} after {self._tasks}")
@@ -298,6 +301,7 @@ class History:
         self._fit = Fit()
         self._versions = KeptVersions()
         self._shadows = KeptShadows()
+        self._agents = KeptAgents()
         self._leader = ""
 
     def take(self, envelope: Envelope, sequence: int) -> None:
@@ -320,6 +324,9 @@ class History:
             _broken(Promise.FORBIDDEN, f"{envelope} was caused by someone who may do nothing")
         if wrong := self._pools.take(event, envelope.actor, time, sequence):
             _broken(Promise.POOL, wrong)
+        if wrong := self._agents.take(event, time, envelope.actor):
+            _broken(Promise.AGENTS, wrong)
+        self.kinds["given_up"] = self._agents.given_up
         if isinstance(event, QueueEvent) and (wrong := self._shadows.take(event, sequence)):
             _broken(Promise.SHADOW, wrong)
         if isinstance(event, TaskEvent):
@@ -398,7 +405,8 @@ class History:
             self._submitted[task_id] = event
             self._first_starts[task_id] = event.not_before or 0.0
             if event.occurrence is not None:
-                self._schedules[event.occurrence.schedule_id].submitted(event, time)
+                is_again = ended_at is not None and actor != "coordinator"
+                self._schedules[event.occurrence.schedule_id].submitted(event, time, again=is_again)
             waiting.add(task_id)
             self._is_to_wait(event)
             return
