@@ -63,6 +63,11 @@ class RestartSettings(Section):
     reset_s: float | None = number_or_none(0.0, DAY_S, "after such a run the pause is the first one again")
     finished_codes: ExitCodes = plain((), "exit codes from 1 to 255 that are no failures")
 
+    def policy(self) -> RestartPolicy:
+        """Return it as decisions use it; the usual one is always the same, so that it takes no room in events."""
+        found = RestartPolicy(**dict(self))
+        return AS_ALL if found == AS_ALL else found
+
 
 class AgentSettings(Section):
     """One agent type: what a container of this type runs."""
@@ -87,7 +92,7 @@ class AgentSettings(Section):
             when_cut_off=self.when_cut_off,
             stop_grace_s=self.stop_grace_s,
             limits=Resources.parse(self.limits.given()),
-            restart=RestartPolicy(**dict(self.restart)),
+            restart=self.restart.policy(),
         )
 
 
