@@ -124,7 +124,8 @@ REASONS = {
     "worker_draining": "the worker gets no new tasks",
     # limits
     "memory_full": "no more ids and keys, or no more ended things of a kind, can be kept for ten minutes",
-    "no_room": "no node has enough free resources",
+    "no_room": "no node that can run the container has enough free resources",
+    "no_runtime": "no node can run the container: their runtimes need an image or a command that it does not have",
     "overloaded": "too many requests wait",
     "queue_full": "too many tasks are pending, or their payloads have too many bytes",
     "busy": "a limit rejects the task while others of its key run or wait",

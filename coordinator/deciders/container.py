@@ -20,7 +20,7 @@ from coordinator.commands.container import (
     StopContainer,
 )
 from coordinator.commands.validation import check_resources, check_text
-from coordinator.deciders.placement import place, starting
+from coordinator.deciders.placement import place, starting, wanted
 from coordinator.deciders.rules import Decider, Teller, check_churn, standing
 from events.container import (
     ContainerCreated,
@@ -58,7 +58,7 @@ _INSTEAD_OF_START = {
 
 
 def create(world: World, command: CreateContainer, context: DecisionContext) -> Events:
-    """Create a container on the node that has room and holds the fewest; a repeat is recognized by its id."""
+    """Create a container on a node that can run it and has room; a repeat is recognized by its id."""
     agent = _agent(command, context.rules)
     known = world.containers.get(command.container_id)
     if known is not None:
@@ -75,7 +75,8 @@ def create(world: World, command: CreateContainer, context: DecisionContext) -> 
     check_churn(world, world.indexes.owned_containers, "containers", context)
     if command.session_id:
         check_room_for_session(world, command.session_id, context)
-    node_id = place(world, command.container_id, command.resources, context.rules)
+    asked = wanted(command.resources, command.agent_type, agent.image, agent.command)
+    node_id = place(world, command.container_id, asked, context.rules)
     created = ContainerCreated(
         container_id=command.container_id,
         agent_id=command.agent_id,

@@ -48,7 +48,7 @@ TURN_BYTES_MOST = 900 * 1024
 class AgentSettings(Section):
     """One agent type: what a container of this type runs."""
 
-    image: Image = plain("", "image, for nodes whose runtime is docker; other nodes run the command without it")
+    image: Image = plain("", "image, for nodes whose runtime is docker; nodes of processes run the command without it")
     command: Command = plain((), "program and arguments; may be empty with an image that has a command of its own")
     limits: Amounts = plain(Amounts(), "no effect yet: most that one container of this type may request")
     when_cut_off: Literal["stop", "keep"] = plain(
