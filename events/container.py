@@ -127,11 +127,19 @@ class ContainerResumed(ContainerEvent, frozen=True, kw_only=True, gc=False):
 
 
 class ContainerStopping(ContainerEvent, frozen=True, kw_only=True, gc=False, omit_defaults=True):
-    """The container is to stop: at once when `force`, and to be removed afterwards when `destroy`."""
+    """
+    The container is to stop: at once when `force`, and to be removed afterwards when `destroy`.
+
+    With `move` it remains desired, and starts on another node when it has stopped.
+    """
+
+    SINCE: ClassVar[Mapping[str, int]] = {"move": 2}
+    VERSION: ClassVar[int] = 2
 
     force: bool = False
     destroy: bool = False
     reason: str = "requested"
+    move: bool = False
 
 
 class ContainerStopped(ContainerEvent, frozen=True, kw_only=True, gc=False, omit_defaults=True):

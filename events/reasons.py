@@ -111,6 +111,8 @@ REASONS = {
     "shadow_outdated": "the live policy is not the one any more that the candidate was compared with",
     "shadow_regret": "the regret of the candidate policy may be above its bound",
     "shadow_too_few": "too few decisions were compared with the candidate policy",
+    "node_in_use": "the node has containers",
+    "node_removing": "the node is being removed",
     "queue_in_use": "the queue has tasks that have not ended, or is the default one",
     "unknown_predecessor": "a task to wait for does not exist, or ended too long ago",
     "unknown_agent_type": "the agent type is not in the catalogue",

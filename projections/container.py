@@ -129,6 +129,11 @@ class Container(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaul
         """Whether the container holds its resources on its node."""
         return self.status in HOLDING
 
+    @property
+    def is_moving(self) -> bool:
+        """Whether the container stops, or has stopped, to be started on another node."""
+        return self.status in (_S.STOPPING, _S.STOPPED) and self.desired in (Desired.RUNNING, Desired.PAUSED)
+
 
 def evolve(container: Container | None, event: AnyContainerEvent, stamp: Stamp) -> Container:
     """Fold one event into the container it is about."""
@@ -142,9 +147,12 @@ def evolve(container: Container | None, event: AnyContainerEvent, stamp: Stamp) 
         check_status({_S.RUNNING}, container.status, event, stamp)
         return msgspec.structs.replace(container, desired=Desired.PAUSED)
     if isinstance(event, ContainerResuming):
-        check_status({_S.STARTING, _S.RUNNING, _S.PAUSED, _S.ERROR}, container.status, event, stamp)
+        if not container.is_moving:
+            check_status({_S.STARTING, _S.RUNNING, _S.PAUSED, _S.ERROR}, container.status, event, stamp)
         return msgspec.structs.replace(container, desired=Desired.RUNNING)
     after = _evolve(container, event, stamp)
+    if container.is_moving and isinstance(event, ContainerStopped):  # it has stopped, and is not to start any more
+        return after
     check_legal(LEGAL, container.status, after.status, event, stamp)
     return after
 
@@ -213,11 +221,12 @@ def _evolve(container: Container, event: MovingContainerEvent, stamp: Stamp) -> 
             check_status({_S.PAUSED}, container.status, event, stamp)
             return replace(container, status=_S.RUNNING)
         case ContainerStopping():
-            desired = Desired.DESTROYED if event.destroy else Desired.STOPPED
+            desired = Desired.DESTROYED if event.destroy else container.desired if event.move else Desired.STOPPED
             return replace(container, status=_S.STOPPING, desired=desired, force=event.force, reason=event.reason)
         case ContainerStopped():
             stopped = replace(container, status=_S.STOPPED, pid=0, exit_code=event.exit_code, restart_at=None)
-            return stopped if container.desired is Desired.DESTROYED else replace(stopped, desired=Desired.STOPPED)
+            keeps = container.desired is Desired.DESTROYED or (container.status is _S.STOPPING and container.is_moving)
+            return stopped if keeps else replace(stopped, desired=Desired.STOPPED)
         case ContainerFailed():
             return replace(
                 container,
@@ -245,7 +254,7 @@ def _evolve(container: Container, event: MovingContainerEvent, stamp: Stamp) -> 
 
 
 def _desired(container: Container, event: ContainerStarting) -> Desired:
-    """Return the desired state after a start: RUNNING, except after the restart of a container that was paused."""
-    if event.reason == "restart" and container.desired is Desired.PAUSED:
+    """Return the desired state after a start: RUNNING, except after the restart or move of one that was paused."""
+    if event.reason in ("restart", "moved") and container.desired is Desired.PAUSED:
         return Desired.PAUSED
     return Desired.RUNNING

@@ -85,7 +85,16 @@ _FAILED: Step = (
 
 
 STORY: tuple[Step, ...] = (
-    *("node.register", "node.cordon", "node.uncordon", "node.list"),
+    *(
+        "node.register",
+        "node.drain",
+        "node.remove",
+        "node.register",
+        "node.cordon",
+        "node.uncordon",
+        "node.get",
+        "node.list",
+    ),
     *("container.create", "session.bind", "session.get", "container.start", "node.sync"),
     _observed("running", pid=4711),
     *("container.get", "container.pause", _observed("paused"), "container.resume", _observed("running", pid=4711)),

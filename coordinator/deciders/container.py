@@ -148,6 +148,8 @@ def start(world: World, command: StartContainer, context: DecisionContext) -> Ev
     match container.status:
         case _S.STARTING | _S.RUNNING:
             return ()
+        case _S.STOPPING if container.is_moving:
+            return ()
         case _S.CREATED | _S.STOPPED | _S.ERROR:
             return starting(world, container, context.rules, "requested", restarts=0)
         case _:
@@ -161,11 +163,13 @@ def stop(world: World, command: StopContainer, context: DecisionContext) -> Even
     check_text("reason", command.reason, context.rules.text_chars_max)
     container = standing_container(world, command.container_id)
     match container.status:
-        case _S.CREATED | _S.STOPPED | _S.DESTROYED:
+        case _S.CREATED | _S.DESTROYED:
             return ()
-        case _S.ERROR:
+        case _S.STOPPED if not container.is_moving:
+            return ()
+        case _S.ERROR | _S.STOPPED:
             return (ContainerStopped(container_id=container.container_id, exit_code=container.exit_code),)
-        case _S.STOPPING if container.force or not command.force:
+        case _S.STOPPING if not container.is_moving and (container.force or not command.force):
             return ()
     destroy = container.desired is Desired.DESTROYED
     return (

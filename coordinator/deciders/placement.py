@@ -70,7 +70,7 @@ def place(world: World, container_id: str, asked: Wanted, rules: Rules, no_room:
             unfit[node.node_id] = _unfit(node, asked, missing)
             continue
         if node.status is not NodeStatus.READY:
-            why_not[node.node_id] = f"is {node.status.value}"
+            why_not[node.node_id] = _away(node)
             continue
         free = free_on(world, node, rules)
         if lacking := asked.resources.lacking(free):
@@ -85,6 +85,12 @@ def place(world: World, container_id: str, asked: Wanted, rules: Rules, no_room:
             no_room[asked] = why
         raise _refused(container_id, asked, why)
     return best[1]
+
+
+def _away(node: Node) -> str:
+    if node.status is NodeStatus.CORDONED and node.is_leaving:
+        return "is being removed" if node.removing else "is draining"
+    return f"is {node.status.value}"
 
 
 def _missing(node: Node, asked: Wanted) -> frozenset[str]:
@@ -138,6 +144,46 @@ def free_on(world: World, node: Node, rules: Rules) -> Resources:
     return offered - world.indexes.node_held.get(node.node_id, NONE)
 
 
+def _may_stay(node: Node, asked: Wanted) -> bool:
+    if node.status not in (NodeStatus.READY, NodeStatus.CORDONED) or node.is_leaving:
+        return False
+    return not _missing(node, asked)
+
+
+class RoomLeft:
+    """The room on all nodes that get containers, after the containers that are on their way to another one."""
+
+    def __init__(self, world: World, rules: Rules) -> None:
+        nodes = world.nodes.values()
+        on = world.indexes.containers_on
+        self._nodes = {one.node_id: one for one in nodes if one.status is NodeStatus.READY}
+        self._free = {node_id: free_on(world, node, rules) for node_id, node in self._nodes.items()}
+        self._counts = {node_id: len(on.get(node_id, ())) for node_id in self._nodes}
+        for node in nodes:
+            for container_id in on.get(node.node_id, ()) if node.is_leaving else ():
+                if (container := world.containers[container_id]).is_moving:
+                    self.take(container)
+
+    def take(self, container: Container) -> bool:
+        """Take the room for a container where it would be placed; return whether there is any."""
+        asked = _wanted_by(container)
+        fitting = (
+            (self._counts[node_id], node_id)
+            for node_id, node in self._nodes.items()
+            if not _missing(node, asked) and asked.resources.fits_in(self._free[node_id])
+        )
+        count, node_id = min(fitting, default=(0, ""))
+        if not node_id:
+            return False
+        self._free[node_id] -= asked.resources
+        self._counts[node_id] = count + 1
+        return True
+
+
+def _wanted_by(container: Container) -> Wanted:
+    return wanted(container.resources, container.agent_type, container.image, container.command)
+
+
 def starting(
     world: World, container: Container, rules: Rules, reason: str, *, restarts: int, no_room: NoRoom | None = None
 ) -> Events:
@@ -147,9 +193,9 @@ def starting(
     Raises:
         Refused: no node can run it, or none that can has room.
     """
-    asked = wanted(container.resources, container.agent_type, container.image, container.command)
+    asked = _wanted_by(container)
     node = world.nodes.get(container.node_id)
-    if node is not None and node.status in (NodeStatus.READY, NodeStatus.CORDONED) and not _missing(node, asked):
+    if node is not None and _may_stay(node, asked):
         free = free_on(world, node, rules) + (container.resources if container.holds else NONE)
         if container.resources.fits_in(free):
             return (

@@ -77,6 +77,7 @@ from tests.simulation.cluster import MEMORY_BYTES, MOST_PENDING, MOST_SHARES
 from tests.simulation.fit import Fit
 from tests.simulation.holder import FILTERS
 from tests.simulation.kept_budgets import KeptBudgets
+from tests.simulation.kept_drains import KeptDrains
 from tests.simulation.kept_gangs import KeptGangs
 from tests.simulation.kept_limits import KeptLimits
 from tests.simulation.kept_pools import KeptPools
@@ -295,6 +296,7 @@ class History:
         self._gangs = KeptGangs()
         self.budgets = KeptBudgets()
         self._pools = KeptPools()
+        self._drains = KeptDrains()
         self._fit = Fit()
         self._versions = KeptVersions()
         self._shadows = KeptShadows()
@@ -320,6 +322,9 @@ class History:
             _broken(Promise.FORBIDDEN, f"{envelope} was caused by someone who may do nothing")
         if wrong := self._pools.take(event, envelope.actor, time, sequence):
             _broken(Promise.POOL, wrong)
+        if wrong := self._drains.take(event):
+            _broken(Promise.DRAIN, wrong)
+        self.kinds["moved"] = self._drains.moved
         if isinstance(event, QueueEvent) and (wrong := self._shadows.take(event, sequence)):
             _broken(Promise.SHADOW, wrong)
         if isinstance(event, TaskEvent):
