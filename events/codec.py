@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, cast, get_args
 
 import msgspec
 
+from events.agents import AgentsChanged
 from events.base import Envelope, Event, Position, UnknownEvent, type_of, version_of
 from events.budget import BudgetCorrected, BudgetDefined, BudgetRemoved
 from events.cancel_ladder import TaskCancelAsked, TaskCancelForced, TaskCancelTold
@@ -131,6 +132,7 @@ AnyEvent = (
     | PoolWithdrawn
     | LimitDefined | LimitDeleted
     | BudgetDefined | BudgetCorrected | BudgetRemoved | PricesSet
+    | AgentsChanged
     | QueueDefined | QueuePolicySet | QueuePolicyFailed | QueuePaused | QueueResumed | QueueDeleted | QueueBlocked
     | QueueRouted | VersionRetired | VersionReinstated
     | QueueShadowSet | QueueShadowReported | QueuePromoted | QueueRolledBack

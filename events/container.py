@@ -74,12 +74,12 @@ class ContainerCreated(ContainerEvent, frozen=True, kw_only=True, gc=False, omit
     """
     A container was placed on a node and its resources are reserved there; nothing runs yet.
 
-    `owned` says that it belongs to the `actor` of this event, whose quota it counts against. `traced`: see
-    `TaskSubmitted`.
+    `limits` is what it gets at most, where that is not what it asks for as `resources`. `owned` says that it belongs to
+    the `actor` of this event, whose quota it counts against. `traced`: see `TaskSubmitted`.
     """
 
-    VERSION = 2
-    SINCE: ClassVar[Mapping[str, int]] = {"traced": 2, "owned": 2}
+    VERSION = 3
+    SINCE: ClassVar[Mapping[str, int]] = {"traced": 2, "owned": 2, "limits": 3}
 
     agent_id: str
     agent_type: str
@@ -93,6 +93,7 @@ class ContainerCreated(ContainerEvent, frozen=True, kw_only=True, gc=False, omit
     stop_grace_s: float = 10.0
     traced: bool = False
     owned: bool = False
+    limits: Resources = NONE
 
 
 class ContainerStarting(ContainerEvent, frozen=True, kw_only=True, gc=False, omit_defaults=True):

@@ -81,7 +81,7 @@ class Container(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaul
     `started_at` is the time when that generation was first reported as running, None before; `failed_at` is the time of
     the last failure, of any generation. `cause` is the `ExitCause` of that failure, until the next start; `last_exit`
     is how it last ended without being told to, and outlives the next start. `source` is who created it, '' if that is
-    not recorded.
+    not recorded. `limits` is what it gets at most, if that is not what it holds as `resources`.
     """
 
     container_id: str
@@ -118,6 +118,7 @@ class Container(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaul
     ended: Position = START
     last_exit: LastExit | None = None
     source: str = ""
+    limits: Resources = NONE
 
     @property
     def is_ended(self) -> bool:
@@ -176,6 +177,7 @@ def _created(event: ContainerCreated, stamp: Stamp) -> Container:
         when_cut_off=event.when_cut_off,
         stop_grace_s=event.stop_grace_s,
         source=stamp.owner if event.owned else "",
+        limits=event.limits,
     )
 
 

@@ -30,6 +30,7 @@ from projections import (
     version,
     worker,
 )
+from projections.agents import NO_CATALOGUE, Catalogue
 from projections.memory import Slice
 from projections.prices import NO_PRICES, PriceTable
 
@@ -102,6 +103,7 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     budgets: list[budget.TaskBudget] = []
     spent: list[budget.KeySpent] = []
     prices: PriceTable = NO_PRICES
+    agents: Catalogue = NO_CATALOGUE
 
 
 _encoder = msgspec.msgpack.Encoder()

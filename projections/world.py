@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from events import codec
+from events.agents import AgentsChanged
 from events.base import START, Position, UnknownEvent, type_of
 from events.budget import BudgetCorrected, BudgetEvent
 from events.container import ContainerEvent
@@ -63,6 +64,7 @@ from projections import (
     version,
     worker,
 )
+from projections.agents import NO_CATALOGUE, catalogue_of
 from projections.indexes import Indexes
 from projections.latest import KEPT
 from projections.memory import COMMAND, HARD_S, KEY, SOFT_S, TASK, Memory
@@ -115,6 +117,7 @@ class World:
         self.budgets: dict[str, budget.TaskBudget] = {}
         self.spent: dict[str, budget.KeySpent] = {}
         self.prices = NO_PRICES
+        self.agents = NO_CATALOGUE
         self.memory = Memory()
         self.remembers_since = 0.0
         self.totals: dict[str, int] = {}
@@ -396,7 +399,7 @@ class World:
 
 _SCALARS = (
     "position", "time", "chain", "generation", "epoch", "holder", "leader", "retention_s", "ended_kept", "unfoldable",
-    "restored_at", "remembers_since", "prices",
+    "restored_at", "remembers_since", "prices", "agents",
 )  # fmt: skip
 _MAPS = ("totals", "silences", "latest", "awaited")
 
@@ -445,6 +448,7 @@ def _folds(world: World) -> dict[type[Event], Callable[[Any, Stamp], None]]:
         VersionEvent: _fold_version(world),
         BudgetEvent: _fold_budget(world),
         PricesSet: _fold_prices(world),
+        AgentsChanged: _fold_agents(world),
         SessionEvent: _fold(world, "sessions", session.evolve),
         InboxEvent: _fold(world, "inboxes", inbox.evolve),
         ScheduleEvent: _fold(world, "schedules", schedule.evolve),
@@ -617,6 +621,13 @@ def _fold_budget(world: World) -> Callable[[Any, Stamp], None]:
             for key in [key for key in spent if budget.budget_of(key) == event.budget_id]:
                 del spent[key]
         world.indexes.limits_changed(world.tasks)
+
+    return fold
+
+
+def _fold_agents(world: World) -> Callable[[AgentsChanged, Stamp], None]:
+    def fold(event: AgentsChanged, stamp: Stamp) -> None:
+        world.agents = catalogue_of(event, stamp)
 
     return fold
 

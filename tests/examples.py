@@ -39,7 +39,7 @@ DOMAIN = "planning"
 VARYING = frozenset({
     "leader", "stream_created", "source", "ended_by", "actor", "paused_by", "placed_by", "defined_by", "summary",
     "retired_by",
-    "set_by",
+    "set_by", "changed_by",
 })  # fmt: skip
 """Fields whose texts differ each time."""
 
@@ -127,6 +127,7 @@ STORY: tuple[Step, ...] = (
     *("version.retire", "version.list", "version.reinstate"),
     *(("worker.leave", {"worker_id": f"worker_{build_id}"}) for build_id in ("b1", "b2")),
     *("hold.place", "hold.get", "hold.list", "hold.lift", "task.find"),
+    *("agents.apply", "agents.get"),
     *("prices.set", "prices.get", "budget.define", "budget.correct", "budget.get", "budget.list", "budget.remove"),
     *("limit.define", "limit.get", "limit.list", "limit.delete"),
     *("schedule.define", "schedule.next", "schedule.pause", "schedule.resume", "schedule.backfill", "schedule.get"),

@@ -26,7 +26,7 @@ OURS = ("events", "projections", "coordinator")
 FUNCTION_LINES = 60
 FILE_LINES_WARNED = 700
 FRAGMENT_LINES = 40
-FOLDER_MODULES = 42
+FOLDER_MODULES = 44
 LOOSE_MODULES = 14
 
 # The map of ARCHITECTURE.md. A package imports only from floors below its own, never from its own floor or above. Loose

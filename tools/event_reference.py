@@ -104,6 +104,7 @@ RECORDED: dict[str, str] = {
     "budget.defined": "when `define_budget` names a new budget or other terms.",
     "budget.corrected": "when `correct_budget` is called with an amount other than 0.",
     "budget.removed": "when `remove_budget` is called on a budget that exists.",
+    "agents.changed": "when an operator replaced the catalogue, or the first leader wrote down that of its settings.",
     "prices.set": "when `set_prices` is called with a new version of the price table.",
     "pool.requested": "when a request that may wait does not fit.",
     "pool.allocated": "when a request fits and is granted, at once or after it waited.",

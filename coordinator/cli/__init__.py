@@ -61,6 +61,7 @@ _COMMANDS = {
     "limit": ("coordinator.cli.limit", "limit", "List, define and delete limits of tasks."),
     "version": ("coordinator.cli.version", "version", "Ramp up, roll back and retire versions of workers."),
     "budget": ("coordinator.cli.budget", "budget", "Define, list, correct and remove budgets of tasks."),
+    "agents": ("coordinator.cli.agents", "agents", "Show, compare and replace the catalogue of agents."),
     "prices": ("coordinator.cli.budget", "prices", "Set and show what the tokens of models cost."),
     "pool": ("coordinator.cli.pool", "pool", "Show and define pools of resources; request shares."),
     "dead": ("coordinator.cli.dead", "dead", "List, show and requeue tasks that failed."),

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 
 from coordinator.commands import (
+    agents,
     budget,
     cancel_ladder,
     cluster,
@@ -44,6 +45,7 @@ KINDS = (
         version,
         budget,
         prices,
+        agents,
         schedule,
         worker,
         service,

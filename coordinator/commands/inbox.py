@@ -30,7 +30,7 @@ BEGINS_BYTES = 80
 KINDS = frozenset(
     {
         *("container", "service", "task", "queue", "schedule", "worker", "node", "pool", "session", "coordinator"),
-        *("hold", "inbox", "idempotency", "limit", "version", "budget", "prices"),
+        *("hold", "inbox", "idempotency", "limit", "version", "budget", "prices", "agents"),
     }
 )
 """The kinds of the coordinator itself: an event type of one of these is refused if it is not in `COMMAND_OF_EVENT`."""

@@ -63,7 +63,8 @@ class DesiredContainer(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit
     """
     The desired state of one container on a node; the agent removes containers that are not listed.
 
-    With `refused`, why it cannot be started, the agent reports that its start has failed.
+    With `refused`, why it cannot be started, the agent reports that its start has failed. `limits` is what it gets at
+    most, if that is not `resources`.
     """
 
     container_id: str
@@ -80,6 +81,7 @@ class DesiredContainer(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit
     tenant: str = ""
     traceparent: str = ""
     refused: str = ""
+    limits: Resources = NONE
 
 
 class NodeOrders(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults=True):

@@ -20,6 +20,7 @@ from coordinator.commands.container import (
     StopContainer,
 )
 from coordinator.commands.validation import check_resources, check_text
+from coordinator.deciders.agents import agent_of, limits_of
 from coordinator.deciders.placement import place, starting, wanted
 from coordinator.deciders.rules import Decider, Teller, check_churn, standing
 from events.container import (
@@ -34,11 +35,12 @@ from events.container import (
 )
 from events.errors import Refused
 from events.ids import checked
+from events.resources import NONE
 from events.session import SessionBound, SessionClosed
 from projections.container import Desired
 
 if TYPE_CHECKING:
-    from coordinator.deciders.rules import AgentType, DecisionContext, Events, Rules
+    from coordinator.deciders.rules import DecisionContext, Events
     from projections.container import Container
     from projections.world import World
 
@@ -59,7 +61,7 @@ _INSTEAD_OF_START = {
 
 def create(world: World, command: CreateContainer, context: DecisionContext) -> Events:
     """Create a container on a node that can run it and has room; a repeat is recognized by its id."""
-    agent = _agent(command, context.rules)
+    _check(command)
     known = world.containers.get(command.container_id)
     if known is not None:
         if (known.agent_id, known.agent_type, known.resources, known.environment, known.session_id) == (
@@ -73,6 +75,8 @@ def create(world: World, command: CreateContainer, context: DecisionContext) -> 
         msg = f"there are {count} containers, the limit of container.max_containers: destroy some or raise the limit"
         raise Refused(msg, reason="too_many_containers")
     check_churn(world, world.indexes.owned_containers, "containers", context)
+    agent = agent_of(world, command.agent_type, context.rules)
+    limits = limits_of(command.agent_type, agent, command.resources, context.rules)
     if command.session_id:
         check_room_for_session(world, command.session_id, context)
     asked = wanted(command.resources, command.agent_type, agent.image, agent.command)
@@ -89,6 +93,7 @@ def create(world: World, command: CreateContainer, context: DecisionContext) -> 
         session_id=command.session_id,
         when_cut_off=agent.when_cut_off,
         stop_grace_s=agent.stop_grace_s,
+        limits=limits if limits != command.resources else NONE,
         traced=bool(context.traceparent),
         owned=bool(context.actor),
     )
@@ -103,7 +108,7 @@ def create(world: World, command: CreateContainer, context: DecisionContext) -> 
     return (created, bound)
 
 
-def _agent(command: CreateContainer, rules: Rules) -> AgentType:
+def _check(command: CreateContainer) -> None:
     checked(command.container_id, "container_id")
     checked(command.agent_id, "agent_id")
     checked(command.agent_type, "agent_type")
@@ -134,12 +139,6 @@ def _agent(command: CreateContainer, rules: Rules) -> AgentType:
             f"{ENVIRONMENT_BYTES_MAX}, and pass binary values as base64, as a file or a reference"
         )
         raise Refused(msg, reason="bad_environment")
-    agent = rules.agents.get(command.agent_type)
-    if agent is None:
-        known = ", ".join(sorted(rules.agents))
-        msg = f"agent_type {command.agent_type!r} is not in the catalogue: use one of {known}"
-        raise Refused(msg, reason="unknown_agent_type")
-    return agent
 
 
 def start(world: World, command: StartContainer, context: DecisionContext) -> Events:

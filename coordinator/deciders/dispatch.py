@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from coordinator.deciders import (
+    agents,
     budget,
     cancel_ladder,
     container,
@@ -61,6 +62,7 @@ DECIDERS: dict[type[Command], Decider] = {
     **limit.DECIDERS,
     **version.DECIDERS,
     **budget.DECIDERS,
+    **agents.DECIDERS,
     **queue.DECIDERS,
     **shadow.DECIDERS,
     **hold.DECIDERS,
@@ -68,6 +70,7 @@ DECIDERS: dict[type[Command], Decider] = {
 }
 _TELLERS: dict[type[Command], Teller] = {
     **task.TELLERS,
+    **agents.TELLERS,
     **worker.TELLERS,
     **service.TELLERS,
     **container.TELLERS,

@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from coordinator.deciders import (
+    agents,
     budget,
     cancel_ladder,
     heartbeats,
@@ -52,6 +53,7 @@ def due(
 def _due(
     world: World, signs: Signs, context: DecisionContext, heard_now: float, deadlines: Deadlines
 ) -> Iterator[Event]:
+    yield from agents.due(world, context.rules)
     if world.indexes.cancels:
         yield from with_following(world, cancel_ladder.due(world, context), context)
     if world.indexes.keyed.funds.perhaps_over:

@@ -26,6 +26,7 @@ from events.coordinator import Watched
 from events.errors import Refused
 from events.ids import DEFAULT_TENANT, checked
 from events.node import NodeCordoned, NodeLost, NodeRegistered, NodeRemoved, NodeReturned, NodeUncordoned
+from events.resources import NONE
 from events.session import SessionClosed
 from projections.container import Desired
 from projections.node import NodeStatus
@@ -252,6 +253,7 @@ def _desired(container: Container, *, launch: bool = True) -> DesiredContainer:
         command=container.command if launch else (),
         environment=container.environment if launch else {},
         resources=container.resources,
+        limits=container.limits if launch else NONE,
         stop_grace_s=container.stop_grace_s,
         when_cut_off=container.when_cut_off,
         force=container.force,

@@ -13,8 +13,10 @@ from typing import Any, TypeVar
 
 import msgspec
 
+from events.agents import AgentType
 from events.base import Event
 from events.errors import NotFound, Refused, Unavailable, shown
+from events.resources import NONE, Resources
 from projections.indexes import Owned
 from projections.service import Service
 from projections.worker import WorkerState
@@ -36,13 +38,8 @@ ENDED_SPARE = 20_000
 Events = tuple[Event, ...]
 
 
-class AgentType(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """One entry of the catalogue of agents: what runs when a container of this type starts."""
-
-    command: tuple[str, ...] = ()
-    image: str = ""
-    when_cut_off: str = "stop"
-    stop_grace_s: float = 10.0
+BUILT_IN = {"task_agent": AgentType(command=("python", "-m", "coordinator.agent"))}
+"""The agent types without any settings."""
 
 
 class TaskRule(msgspec.Struct, frozen=True, kw_only=True, gc=False):
@@ -64,9 +61,8 @@ class TaskRule(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 class Rules(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """Limits and times of decisions; durations in seconds."""
 
-    agents: dict[str, AgentType] = msgspec.field(
-        default_factory=lambda: {"task_agent": AgentType(command=("python", "-m", "coordinator.agent"))}
-    )
+    agents: dict[str, AgentType] = msgspec.field(default_factory=BUILT_IN.copy)
+    resource_limits: Resources = NONE
     max_containers: int = 100
     max_services: int = 10_000
     max_pending_tasks: int = 1_000_000

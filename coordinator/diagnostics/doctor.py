@@ -21,6 +21,7 @@ from coordinator.bus.jetstream import NO_STREAM, ApiError
 from coordinator.bus.streams import drift, stream_info
 from coordinator.client.client import Client
 from coordinator.clock import EARLIEST, SystemClock
+from coordinator.commands.agents import GetAgents
 from coordinator.commands.cluster import GetStats
 from coordinator.diagnostics.findings import Finding, fail, ok, unknown, warn
 from coordinator.doors.heartbeats import heartbeat_stream
@@ -35,6 +36,7 @@ from coordinator.nats_server.find import MINIMUM_VERSION, TESTED_VERSION
 from coordinator.processes.follower import feed_limits
 from events.codec import rfc3339
 from events.errors import CoordinationError, Unavailable
+from projections.agents import changes
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -86,6 +88,7 @@ async def look(client: Client, settings: Settings, *, monitor: str = "") -> list
         ("inboxes", lambda: _inboxes(client)),
         ("clock", lambda: _clock(client)),
         ("leader", lambda: _leader(client)),
+        ("agents", lambda: _agents(client, settings)),
         ("follower", lambda: _follower(client)),
     ]
     found: list[Finding] = []
@@ -307,6 +310,16 @@ async def _leader(client: Client) -> list[Finding]:
         return [fail("leader", f"no coordinator answers: {error.message}", do)]
     took_ms = (time.monotonic() - began) * 1000
     return [ok("leader", f"{stats.leader} leads in epoch {stats.epoch} and answered in {took_ms:.0f} ms")]
+
+
+async def _agents(client: Client, settings: Settings) -> list[Finding]:
+    found = await client.execute(GetAgents(), timeout_s=ANSWER_TIMEOUT_S)
+    own = {name: agent.agent_type() for name, agent in settings.agents.items()}
+    differ = changes(found.agents, own) if found.digest else {}
+    if differ:
+        seen = f"the catalogue in force differs from agents of these settings: {', '.join(differ)}"
+        return [warn("agents", seen, "see 'coordinator agents diff', then 'coordinator agents apply' or mend the file")]
+    return [ok("agents", f"{len(found.agents)} agent types, as these settings say")]
 
 
 async def _follower(client: Client) -> list[Finding]:

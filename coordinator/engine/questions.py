@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 
+from coordinator.commands.agents import GetAgents
 from coordinator.commands.budget import GetBudget, ListBudgets
 from coordinator.commands.caller import Caller
 from coordinator.commands.cluster import ClusterStats, GetStats, ListInboxes
@@ -47,6 +48,7 @@ from events.ids import checked
 from events.resources import NONE
 from events.service import ServiceStatus
 from events.task import TaskStatus
+from projections.agents import Catalogue
 from projections.filters import parsed
 from projections.node import NodeStatus
 from projections.schedule import fires_at
@@ -149,6 +151,8 @@ def ask(
             return budget_views(world, _sorted(world.budgets, question))
         case GetPrices():
             return world.prices
+        case GetAgents():
+            return _catalogue(world, rules)
         case GetHold():
             return _hold(world, one_of(world.holds, question.hold_id, "hold"))
         case ListHolds():
@@ -169,6 +173,10 @@ def ask(
 
 def _sorted(things: Mapping[str, Thing], question: ListQueues | ListLimits | ListBudgets) -> Iterator[Thing]:
     return _page(things, iter(sorted(things)), question)
+
+
+def _catalogue(world: World, rules: Rules) -> Catalogue:
+    return world.agents if world.agents.digest else Catalogue(agents=rules.agents)
 
 
 def _without_environment(container: Container) -> Container:

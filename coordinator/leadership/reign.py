@@ -27,6 +27,7 @@ from coordinator.task_groups import task_group
 from events.codec import rfc3339
 from events.coordinator import EpochClaim
 from events.subjects import Subjects
+from projections.agents import changes
 
 log = structlog.get_logger(__name__)
 
@@ -145,6 +146,7 @@ class Reign:
         )
         _freeze()
         log.info("leadership_started", instance=instance.name, epoch=str(engine.epoch), position=str(world.position))
+        _tell_of_agents(world, instance)
         async with task_group() as tasks:
             led = tasks.create_task(engine.run())
             telling = tasks.create_task(journal.keep_telling())
@@ -156,6 +158,18 @@ class Reign:
                 ended()
             telling.cancel()
         log.info("leadership_ended", instance=instance.name, position=str(world.position))
+
+
+def _tell_of_agents(world: World, instance: Instance) -> None:
+    """Say that the catalogue in the journal is another one than that of the settings, which then have no effect."""
+    differ = changes(world.agents.agents, instance.rules.agents) if world.agents.digest else {}
+    if differ:
+        log.warning(
+            "agents_differ",
+            instance=instance.name,
+            agents=sorted(differ),
+            why="the settings only fill an empty catalogue: see `coordinator agents diff`, then `agents apply`",
+        )
 
 
 def _freeze() -> None:

@@ -11,6 +11,7 @@ from coordinator.runtime.shortage import is_shortage
 from events.container import Secret
 from events.errors import Refused, Unavailable
 from events.ids import checked
+from events.resources import NONE
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -54,6 +55,7 @@ def launch_of(
         environment["TRACEPARENT"] = desired.traceparent
     for name, value in desired.environment.items():
         environment[name] = _secret(value, node_id, secrets) if isinstance(value, Secret) else value
+    limits = desired.limits if desired.limits != NONE else desired.resources
     return Launch(
         container_id=desired.container_id,
         generation=desired.generation,
@@ -63,8 +65,8 @@ def launch_of(
         image=desired.image,
         command=desired.command,
         environment=environment,
-        cpu_millis=desired.resources.cpu_millis,
-        memory_bytes=desired.resources.memory_bytes,
+        cpu_millis=limits.cpu_millis,
+        memory_bytes=limits.memory_bytes,
         stop_grace_s=desired.stop_grace_s,
         until=until,
     )

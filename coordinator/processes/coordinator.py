@@ -29,6 +29,7 @@ from coordinator.settings.security import SecuritySettings
 from coordinator.stop_signals import stop_signal
 from coordinator.task_groups import task_group
 from coordinator.version import __version__
+from events.resources import Resources
 
 if TYPE_CHECKING:
     from coordinator.settings.model import Settings
@@ -42,7 +43,7 @@ _KEYS = {"heartbeat_timeout_s": "heartbeat_timeout", "container_start_timeout_s"
 """Rules whose setting has another name, from the requirements or because of its section."""
 
 
-_OF_THEIR_OWN = frozenset({"agents", "task_rules"})
+_OF_THEIR_OWN = frozenset({"agents", "resource_limits", "task_rules"})
 """Rules that come from more than one setting."""
 
 
@@ -53,6 +54,7 @@ def rules_of(settings: Settings) -> Rules:
     named = {name: given[_KEYS.get(name, name)] for name in Rules.__struct_fields__ if name not in _OF_THEIR_OWN}
     return Rules(
         agents={name: agent.agent_type() for name, agent in settings.agents.items()},
+        resource_limits=Resources.parse(settings.container.resource_limits.given()),
         task_rules=tuple(rule.rule(name) for name, rule in settings.security.tasks.items()),
         **named,
     )

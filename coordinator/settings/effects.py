@@ -16,8 +16,6 @@ if TYPE_CHECKING:
 
 UNREAD = {
     "container.health_check_interval": "containers have no health checks yet; their services have",
-    "container.resource_limits": "the limits of a container are its own resources, with node.isolation",
-    "agents.<name>.limits": "the limits of a container are its own resources, with node.isolation",
 }
 """Keys that no code reads, with the reason: what they are for does not exist yet."""
 
@@ -30,12 +28,8 @@ REMOVED = {
 def without_effect(settings: Settings) -> Iterator[tuple[str, str]]:
     """Yield each key that is set and has no effect, with the reason. Keys that are not set are not mentioned."""
     container = settings.container
-    for name in ("health_check_interval", "resource_limits"):
-        if name in container.model_fields_set:
-            yield f"container.{name}", UNREAD[f"container.{name}"]
-    for name, agent in settings.agents.items():
-        if "limits" in agent.model_fields_set:
-            yield f"agents.{name}.limits", UNREAD["agents.<name>.limits"]
+    if "health_check_interval" in container.model_fields_set:
+        yield "container.health_check_interval", UNREAD["container.health_check_interval"]
     tick_s = settings.engine.tick_s
     for section, name in (("registry", "cleanup_interval"), ("scheduler", "task_timeout_check_interval")):
         keys = getattr(settings, section)

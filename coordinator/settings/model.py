@@ -18,7 +18,7 @@ from typing import Self
 from pydantic import Field, field_validator, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
-from coordinator.deciders.rules import Rules
+from coordinator.deciders.rules import BUILT_IN
 from coordinator.settings import sections
 from coordinator.settings.fields import Identifier, Location, apart, keys_of, of_no_other_type
 from coordinator.settings.sections import AgentSettings, FeedSettings, FollowerSettings, InboxSettings, RegistrySettings
@@ -36,9 +36,6 @@ PLAIN_NAMES = frozenset(
     )
 )
 """Variables with our prefix that are not settings but are read by, or passed to, a process."""
-
-BUILT_IN = Rules().agents
-"""The agent types without any settings."""
 
 DELIMITER = "__"
 

@@ -13,7 +13,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from coordinator.commands.node import SYNC_TIMEOUT_LEASES, SYNCS_A_LEASE
-from coordinator.deciders.rules import AgentType, Limits, Rules
+from coordinator.deciders.rules import Limits, Rules
 from coordinator.settings.docker import DockerSettings
 from coordinator.settings.fields import (
     DAY_S,
@@ -35,6 +35,8 @@ from coordinator.settings.fields import (
     number,
     plain,
 )
+from events.agents import AgentType
+from events.resources import Resources
 
 _RULES = Rules()
 _LIMITS = Limits()
@@ -50,7 +52,9 @@ class AgentSettings(Section):
 
     image: Image = plain("", "image, for nodes whose runtime is docker; nodes of processes run the command without it")
     command: Command = plain((), "program and arguments; may be empty with an image that has a command of its own")
-    limits: Amounts = plain(Amounts(), "no effect yet: most that one container of this type may request")
+    limits: Amounts = plain(
+        Amounts(), "most that one container of this type may ask for, and gets where it asks for nothing"
+    )
     when_cut_off: Literal["stop", "keep"] = plain(
         _AGENT.when_cut_off, "whether its node stops or keeps it when the node is cut off from the coordinator"
     )
@@ -59,7 +63,11 @@ class AgentSettings(Section):
     def agent_type(self) -> AgentType:
         """Return it as decisions use it."""
         return AgentType(
-            command=self.command, image=self.image, when_cut_off=self.when_cut_off, stop_grace_s=self.stop_grace_s
+            command=self.command,
+            image=self.image,
+            when_cut_off=self.when_cut_off,
+            stop_grace_s=self.stop_grace_s,
+            limits=Resources.parse(self.limits.given()),
         )
 
 
@@ -71,7 +79,9 @@ class ContainerSettings(Section):
     health_check_interval: float = number(
         30.0, 0.05, DAY_S, "no effect yet: seconds between two health checks of a container"
     )
-    resource_limits: Amounts = plain(Amounts(), "no effect yet: most that one container may request")
+    resource_limits: Amounts = plain(
+        Amounts(), "most that any container may ask for, and gets where it asks for nothing"
+    )
     start_timeout_s: float = number(
         _RULES.container_start_timeout_s,
         0.05,

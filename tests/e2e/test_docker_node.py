@@ -10,10 +10,11 @@ import pytest
 from coordinator.client.nodes import ask_node
 from coordinator.commands.container import CreateContainer, GetContainer, StartContainer, StopContainer
 from coordinator.commands.node import NodeQuestion
-from coordinator.deciders.rules import AgentType, Rules
+from coordinator.deciders.rules import Rules
 from coordinator.home import Home
 from coordinator.processes.node import open_runtime
 from coordinator.settings.docker import DockerSettings
+from events.agents import AgentType
 from events.container import ContainerStatus
 from events.resources import Resources
 from tests.docker_engine import IMAGE, Docker, needed_docker, running

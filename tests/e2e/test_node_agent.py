@@ -17,11 +17,12 @@ from coordinator.clock import SystemClock
 from coordinator.commands.cluster import GetStats
 from coordinator.commands.container import CreateContainer, GetContainer, StartContainer, StopContainer
 from coordinator.commands.node import DEAD_AFTER, NodeQuestion
-from coordinator.deciders.rules import AgentType, Rules
+from coordinator.deciders.rules import Rules
 from coordinator.deciders.silence import NODE_LOST_AFTER
 from coordinator.node.node_agent import NodeAgent
 from coordinator.runtime.fake import DEAF, FakeRuntime, OnStop
 from coordinator.runtime.protocol import RuntimeState
+from events.agents import AgentType
 from events.container import ContainerStatus, ExitCause
 from events.errors import Refused
 from tests.commands import running, up

@@ -15,10 +15,11 @@ from coordinator.commands.container import CreateContainer, GetContainer, StartC
 from coordinator.commands.node import DrainNode, ListNodes, RemoveNode, UncordonNode
 from coordinator.commands.payloads import payload_of
 from coordinator.commands.task import GetTask, SubmitTask
-from coordinator.deciders.rules import AgentType, Rules
+from coordinator.deciders.rules import Rules
 from coordinator.home import Home
 from coordinator.processes.node import open_node
 from coordinator.settings.model import Settings
+from events.agents import AgentType
 from events.container import ContainerStatus, Secret
 from events.errors import NotFound, Refused
 from events.task import TaskStatus

@@ -13,10 +13,11 @@ import pytest
 from coordinator.client.nodes import ask_node
 from coordinator.commands.container import CreateContainer, GetContainer, StartContainer, StopContainer
 from coordinator.commands.node import NodeQuestion
-from coordinator.deciders.rules import AgentType, Rules
+from coordinator.deciders.rules import Rules
 from coordinator.node.node_agent import NodeAgent
 from coordinator.runtime.fake import FakeRuntime
 from coordinator.runtime.process.runtime import ProcessRuntime
+from events.agents import AgentType
 from events.container import ContainerStatus, Secret
 from events.errors import CoordinationError, Refused, Unavailable
 from tests.nodes import serving

@@ -9,10 +9,11 @@ import pytest
 
 from coordinator.commands.container import CreateContainer, GetContainer, StartContainer
 from coordinator.commands.node import ListNodes
-from coordinator.deciders.rules import AgentType, Rules
+from coordinator.deciders.rules import Rules
 from coordinator.home import Home
 from coordinator.processes.node import open_node
 from coordinator.settings.model import Settings
+from events.agents import AgentType
 from events.container import ExitCause
 from events.resources import Resources
 from tests.control_groups import needs_control_groups

@@ -12,9 +12,10 @@ import pytest
 from coordinator.client.nodes import ask_node
 from coordinator.commands.container import CreateContainer, GetContainer, StartContainer
 from coordinator.commands.node import NodeQuestion
-from coordinator.deciders.rules import AgentType, Rules
+from coordinator.deciders.rules import Rules
 from coordinator.node.answers import KEPT
 from coordinator.runtime.process.runtime import ProcessRuntime
+from events.agents import AgentType
 from events.container import ContainerStatus
 from events.errors import Refused, Unavailable
 from tests.nodes import serving

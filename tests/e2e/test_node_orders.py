@@ -11,9 +11,10 @@ import pytest
 from coordinator.bus.nats_client import NatsClient
 from coordinator.commands.container import CreateContainer, ListContainers, StartContainer, StopContainer
 from coordinator.commands.node import NodeOrders, ObservedContainer, RegisterNode, SyncNode
-from coordinator.deciders.rules import AgentType, Rules
+from coordinator.deciders.rules import Rules
 from coordinator.node.node_agent import NodeAgent
 from coordinator.runtime.fake import FakeRuntime
+from events.agents import AgentType
 from events.container import ContainerStatus, Secret
 from events.errors import Refused
 from events.resources import Resources

@@ -18,6 +18,7 @@ from msgspec import Raw
 
 from events import codec
 from events.after import After, AfterJoin, AfterOn, Otherwise
+from events.agents import AgentsChanged, AgentType
 from events.base import Position
 from events.budget import BudgetCorrected, BudgetDefined, BudgetRemoved, BudgetTerms, Stop, Unit
 from events.cancel_ladder import Escalation, TaskCancelAsked, TaskCancelForced, TaskCancelTold
@@ -214,6 +215,14 @@ EXAMPLES: dict[str, Event] = {
         stop_grace_s=2.5,
         traced=True,
         owned=True,
+    ),
+    "container.created.v3": ContainerCreated(
+        container_id="ctr_1",
+        agent_id="agent_1",
+        agent_type="task_agent",
+        node_id="node_1",
+        command=("python", "-m", "agent"),
+        limits=Resources(cpu_millis=4000, memory_bytes=8 * 1024**3, gpus=1),
     ),
     "container.starting.v1": ContainerStarting(container_id="ctr_1", node_id="node_2", reason="restart", restarts=3),
     "container.started.v1": ContainerStarted(container_id="ctr_1", generation="1042.0", pid=4321),
@@ -874,6 +883,19 @@ EXAMPLES: dict[str, Event] = {
         budget_id="team", key="acme", window=1_795_910_400, amount=-1200, of_floor=True, reason="late bill"
     ),
     "budget.removed.v1": BudgetRemoved(budget_id="team", reason="not needed any more"),
+    "agents.changed.v1": AgentsChanged(
+        digest="5c8f0ce1a0b8a3d65c8f0ce1a0b8a3d65c8f0ce1a0b8a3d65c8f0ce1a0b8a3d6",
+        agents={
+            "reviewer": AgentType(
+                command=("python", "-m", "reviewer"),
+                image="images.example/reviewer:1.2",
+                when_cut_off="keep",
+                stop_grace_s=3.0,
+                limits=Resources(cpu_millis=500),
+            )
+        },
+        reason="reviewers",
+    ),
     "prices.set.v1": PricesSet(version="2026-11", models={"gpt-5": _PRICE}, reason="new prices"),
     "limit.defined.v1": LimitDefined(
         limit_id="per_customer",

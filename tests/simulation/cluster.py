@@ -26,7 +26,7 @@ from coordinator.commands.node import NodeOrders, SyncNode
 from coordinator.commands.task import GetTask
 from coordinator.deciders import shadow
 from coordinator.deciders.due import due as find_due
-from coordinator.deciders.rules import AgentType, Limits, Rules
+from coordinator.deciders.rules import Limits, Rules
 from coordinator.doors.inbox import InboxLimits
 from coordinator.engine import budget
 from coordinator.engine.engine import Engine
@@ -46,6 +46,7 @@ from coordinator.node.node_agent import NodeAgent
 from coordinator.security.authorization import AccessRules, Quota, Rule
 from coordinator.security.permissions import commands_of
 from coordinator.task_groups import task_group
+from events.agents import AgentType
 from events.coordinator import CoordinatorPlacementRefused
 from events.errors import Unavailable
 from events.resources import Resources

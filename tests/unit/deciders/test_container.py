@@ -15,7 +15,8 @@ from coordinator.commands.container import (
     StopContainer,
 )
 from coordinator.commands.session import BindSession, CloseSession
-from coordinator.deciders.rules import AgentType, Rules
+from coordinator.deciders.rules import Rules
+from events.agents import AgentType
 from events.container import (
     ContainerDestroyed,
     ContainerPausing,

@@ -77,6 +77,7 @@ def valid_of(name: str) -> dict[str, Any]:
 
 
 ALSO: dict[str, dict[str, Any]] = {
+    "apply_agents": {"agents": {}},
     "correct_budget": {"amount": 1},
     "define_budget": {"terms": {"cap": 1}},
     "define_limit": {"terms": {"running": 1}},

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from msgspec import Raw
 
 from events.after import After
+from events.agents import AgentsChanged, AgentType
 from events.budget import BudgetCorrected, BudgetDefined, BudgetRemoved, BudgetTerms, Stop, Unit
 from events.cancel_ladder import Escalation, TaskCancelAsked, TaskCancelForced, TaskCancelTold
 from events.container import (
@@ -687,6 +688,10 @@ class Historian:
         models = self.random.choice(({}, {"m": Price(input_micros=5, output_micros=7)}))
         return PricesSet(version=self.pick("v", 99), models=models)
 
+    def change_agents(self) -> Event | None:
+        agents = self.random.choice(({}, {"a": AgentType(command=("a",))}, {"b": AgentType(image="b")}))
+        return AgentsChanged(digest=self.pick("d", 99), agents=agents)
+
     def change_inbox(self) -> Event | None:
         domain = self.pick("domain", 3)
         known = self.world.inboxes.get(domain)
@@ -767,8 +772,9 @@ _HAPPENINGS: tuple[Callable[[Historian], Event | None], ...] = (
     Historian.change_version,
     Historian.change_budget,
     Historian.set_prices,
+    Historian.change_agents,
     Historian.change_inbox,
     Historian.change_coordinator,
     Historian.forget_keys,
 )
-_WEIGHTS = (16, 14, 11, 1, 4, 3, 4, 3, 2, 2, 10, 4, 2, 3, 3, 2, 3, 1, 0.7, 1, 0.3, 2, 0.5, 0.5)
+_WEIGHTS = (16, 14, 11, 1, 4, 3, 4, 3, 2, 2, 10, 4, 2, 3, 3, 2, 3, 1, 0.7, 1, 0.3, 0.3, 2, 0.5, 0.5)

@@ -147,19 +147,15 @@ def test_what_is_set_without_effect_is_told() -> None:
     assert list(without_effect(load())) == []
     assert [key for key, _ in without_effect(load(written(REQUIRED)))] == [
         "container.health_check_interval",
-        "container.resource_limits",
         "registry.cleanup_interval",
         "scheduler.task_timeout_check_interval",
     ]
-    text = "agents: {a: {command: [x], image: i, limits: {cpu: 1}}}\nregistry: {cleanup_interval: 0.2}"
-    assert [key for key, _ in without_effect(load(written(text)))] == ["agents.a.limits"]
+    assert not list(without_effect(load(written("registry: {cleanup_interval: 0.2}"))))
 
 
 def test_it_is_logged_once_when_a_coordinator_starts() -> None:
     """One line for each, with the key and the reason."""
     with structlog.testing.capture_logs() as logs:
-        log_without_effect(load(written("container: {resource_limits: {cpu: 2}}")))
-    why = UNREAD["container.resource_limits"]
-    assert logs == [
-        {"event": "setting_without_effect", "key": "container.resource_limits", "why": why, "log_level": "warning"}
-    ]
+        log_without_effect(load(written("container: {health_check_interval: 5}")))
+    key = "container.health_check_interval"
+    assert logs == [{"event": "setting_without_effect", "key": key, "why": UNREAD[key], "log_level": "warning"}]

@@ -17,15 +17,16 @@ from hypothesis import strategies as st
 
 from coordinator import logs
 from coordinator.commands.queue import STRATEGIES
-from coordinator.deciders.rules import AgentType, Limits, Rules, TaskRule
+from coordinator.deciders.rules import Limits, Rules, TaskRule
 from coordinator.leadership.lease import FRESH_S, RENEW_S, STOP_S, TTL_S
 from coordinator.processes.coordinator import access_of, limits_of, rules_of
 from coordinator.settings.fields import LOOPBACK
 from coordinator.settings.file import FILE_BYTES_MOST, find_file
 from coordinator.settings.load import load
 from coordinator.settings.model import KNOWN_KEYS, PLAIN_NAMES, Settings
+from events.agents import AgentType
 from events.errors import Refused
-from events.resources import Resources
+from events.resources import NONE, Resources
 
 # The section "Configuration" of the requirements, to the letter.
 REQUIRED = """\
@@ -205,9 +206,17 @@ class TestAgents:
         """All that a decision needs of an entry stands in the rules."""
         text = "agents: {a: {image: i, command: [c, d], when_cut_off: keep, stop_grace_s: 3, limits: {cpu: 2}}}"
         settings = load(written(text))
-        agent = AgentType(image="i", command=("c", "d"), when_cut_off="keep", stop_grace_s=3.0)
+        agent = AgentType(
+            image="i",
+            command=("c", "d"),
+            when_cut_off="keep",
+            stop_grace_s=3.0,
+            limits=Resources(cpu_millis=2000),
+        )
         assert rules_of(settings).agents["a"] == agent
-        assert settings.agents["a"].limits.given() == {"cpu": 2}
+        limited = load(written("container: {resource_limits: {cpu: 4, memory: 8Gi, gpu: 1}}"))
+        most = Resources(cpu_millis=4000, memory_bytes=8 * 1024**3, gpus=1)
+        assert (rules_of(settings).resource_limits, rules_of(limited).resource_limits) == (NONE, most)
 
     @pytest.mark.parametrize(
         ("entry", "said"),
@@ -319,7 +328,9 @@ class TestRulesAndLimits:
 
     def test_all_are_reachable(self) -> None:
         """Each field of the rules and limits can be set."""
-        assert {"agents", "task_rules", *(field for _, _, field in RULES)} == set(Rules.__struct_fields__)
+        assert {"agents", "resource_limits", "task_rules", *(field for _, _, field in RULES)} == set(
+            Rules.__struct_fields__
+        )
         assert {field for _, _, field in LIMITS} == set(Limits.__struct_fields__)
 
     @pytest.mark.parametrize(("key", "value", "field"), RULES)
