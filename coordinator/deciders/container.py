@@ -171,10 +171,10 @@ def stop(world: World, command: StopContainer, context: DecisionContext) -> Even
         case _S.STOPPING if not container.is_moving and (container.force or not command.force):
             return ()
     destroy = container.desired is Desired.DESTROYED
+    # A forced stop in progress stays forced.
+    force = command.force or container.force
     return (
-        ContainerStopping(
-            container_id=container.container_id, force=command.force, destroy=destroy, reason=command.reason
-        ),
+        ContainerStopping(container_id=container.container_id, force=force, destroy=destroy, reason=command.reason),
     )
 
 

@@ -20,6 +20,7 @@ from coordinator.deciders.node import orders
 from coordinator.deciders.rules import Rules
 from coordinator.deciders.signs import Signs
 from events.base import Event
+from events.cancel_ladder import Escalation, TaskCancelAsked, TaskCancelForced
 from events.container import ContainerResuming
 from events.coordinator import CoordinatorPlacementRefused
 from events.node import (
@@ -39,6 +40,7 @@ from tests.specification import fold, given
 from tests.unit.deciders.facts import (
     BEGIN,
     a_container,
+    at,
     completed,
     crashed,
     created,
@@ -192,6 +194,17 @@ def test_tasks_end_before_their_container_moves() -> None:
     assert owed(*BUSY, now=599.0) == []
     assert owed(*BUSY, now=600.0) == [MOVES, told]
     assert said_of(fold(*BUSY, NodeUncordoned(node_id="n")), "k") == "running"
+
+
+def test_a_cancel_that_escalates_does_not_end_a_move() -> None:
+    """The container is killed, and starts on the other node; the order to stop it ends the move, still by force."""
+    asked = TaskCancelAsked(task_id="t", grace_s=5.0, escalate=Escalation.CONTAINER)
+    moving = (*BUSY, MOVES, at(100.0, asked))
+    forced = stopping(force=True, move=True, reason="cancel_escalated")
+    assert owed(*moving, now=105.0)[:2] == [TaskCancelForced(task_id="t", lease="c.1.1", how="container"), forced]
+    killed = (*AWAY, forced)
+    assert owed(*killed, stopped(exit_code=137)) == [DRAINED, starting(node_id="other", reason="moved")]
+    given(*killed).when(StopContainer(container_id="k")).then(stopping(force=True))
 
 
 def test_without_room_a_container_stays_until_the_deadline() -> None:
