@@ -88,8 +88,6 @@ STORY: tuple[Step, ...] = (
     *(
         "node.register",
         "node.drain",
-        "node.remove",
-        "node.register",
         "node.cordon",
         "node.uncordon",
         "node.get",
@@ -152,7 +150,7 @@ STORY: tuple[Step, ...] = (
         "read.checks",
         "read.lag",
     ),
-    *("service.deregister", "coordinator.accept_silence"),
+    *("service.deregister", "node.remove", "coordinator.accept_silence"),
 )
 """The names of the operations whose examples are sent, and what else is."""
 
