@@ -5,6 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from events.base import Event
+from events.container import AS_ALL, RestartPolicy
 from events.resources import NONE, Resources
 
 
@@ -21,6 +22,7 @@ class AgentType(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaul
     when_cut_off: str = "stop"
     stop_grace_s: float = 10.0
     limits: Resources = NONE
+    restart: RestartPolicy = AS_ALL
 
 
 class AgentsChanged(Event, frozen=True, kw_only=True, gc=False, omit_defaults=True):

@@ -56,6 +56,29 @@ NO_FAULT = frozenset({ExitCause.REQUESTED, ExitCause.CUT_OFF, ExitCause.SUPERSED
 """An end of these causes is no failure of the container: it is not counted, and the restart does not wait."""
 
 
+class RestartPolicy(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults=True):
+    """
+    What happens after a container has failed; times in seconds, None as all containers have it.
+
+    With `attempts`, so many failures within `interval_s`, counted from the first, are followed by a restart; after one
+    more, the coordinator gives up (`mode` "fail") or waits for the end of the interval ("delay"). The pause before a
+    restart is `delay_s`, doubles up to `delay_max_s`, and is short again after a run of `reset_s`. A container that
+    ends by itself with one of `finished_codes`, or 0, has finished.
+    """
+
+    attempts: int | None = None
+    interval_s: float = 600.0
+    mode: str = "fail"
+    delay_s: float | None = None
+    delay_max_s: float | None = None
+    reset_s: float | None = None
+    finished_codes: tuple[int, ...] = ()
+
+
+AS_ALL = RestartPolicy()
+"""Restarted without end, at the pauses of all containers."""
+
+
 class Secret(msgspec.Struct, frozen=True, kw_only=True, gc=False, forbid_unknown_fields=True):
     """A reference to a secret, resolved on the node; the secret itself never enters the journal."""
 
@@ -79,7 +102,7 @@ class ContainerCreated(ContainerEvent, frozen=True, kw_only=True, gc=False, omit
     """
 
     VERSION = 3
-    SINCE: ClassVar[Mapping[str, int]] = {"traced": 2, "owned": 2, "limits": 3}
+    SINCE: ClassVar[Mapping[str, int]] = {"traced": 2, "owned": 2, "limits": 3, "restart": 3}
 
     agent_id: str
     agent_type: str
@@ -94,6 +117,13 @@ class ContainerCreated(ContainerEvent, frozen=True, kw_only=True, gc=False, omit
     traced: bool = False
     owned: bool = False
     limits: Resources = NONE
+    restart: RestartPolicy = AS_ALL
+
+
+RESTART = "restart"
+"""The reason of a start that follows a failure."""
+MOVED = "moved"
+"""The reason of a start on another node, after a stop with `move`."""
 
 
 class ContainerStarting(ContainerEvent, frozen=True, kw_only=True, gc=False, omit_defaults=True):
@@ -154,16 +184,20 @@ class ContainerFailed(ContainerEvent, frozen=True, kw_only=True, gc=False, omit_
     The container ended or did not start although it should run; its next start is due at `restart_at`.
 
     `cause` is why it ended, an `ExitCause`; it is "" when it did not start, and in events of releases without causes.
+    Without `restart_at` it is not restarted. Where its policy counts failures, this is the one with the number
+    `failures` within the interval that began at `counted_from`.
     """
 
-    SINCE: ClassVar[Mapping[str, int]] = {"cause": 2}
-    VERSION: ClassVar[int] = 2
+    SINCE: ClassVar[Mapping[str, int]] = {"cause": 2, "failures": 3, "counted_from": 3}
+    VERSION: ClassVar[int] = 3
 
     generation: str
     reason: str
     exit_code: int | None = None
     restart_at: float | None = None
     cause: str = ""
+    failures: int = 0
+    counted_from: float | None = None
 
 
 class ContainerDestroyed(ContainerEvent, frozen=True, kw_only=True, gc=False):

@@ -13,7 +13,10 @@ import msgspec
 
 from events.base import START, Position
 from events.container import (
+    AS_ALL,
+    MOVED,
     NO_FAULT,
+    RESTART,
     ContainerCreated,
     ContainerDestroyed,
     ContainerFailed,
@@ -26,6 +29,7 @@ from events.container import (
     ContainerStatus,
     ContainerStopped,
     ContainerStopping,
+    RestartPolicy,
     Secret,
 )
 from events.resources import NONE, Resources
@@ -82,6 +86,8 @@ class Container(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaul
     the last failure, of any generation. `cause` is the `ExitCause` of that failure, until the next start; `last_exit`
     is how it last ended without being told to, and outlives the next start. `source` is who created it, '' if that is
     not recorded. `limits` is what it gets at most, if that is not what it holds as `resources`.
+    `recent_failures` are those since `counted_from`, where `restart` counts them: without `restart_at`, a container in
+    ERROR is not restarted any more.
     """
 
     container_id: str
@@ -119,6 +125,9 @@ class Container(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaul
     last_exit: LastExit | None = None
     source: str = ""
     limits: Resources = NONE
+    restart: RestartPolicy = AS_ALL
+    recent_failures: int = 0
+    counted_from: float | None = None
 
     @property
     def is_ended(self) -> bool:
@@ -178,6 +187,7 @@ def _created(event: ContainerCreated, stamp: Stamp) -> Container:
         stop_grace_s=event.stop_grace_s,
         source=stamp.owner if event.owned else "",
         limits=event.limits,
+        restart=event.restart,
     )
 
 
@@ -198,22 +208,7 @@ def _evolve(container: Container, event: MovingContainerEvent, stamp: Stamp) -> 
     replace = msgspec.structs.replace
     match event:
         case ContainerStarting():
-            return replace(
-                container,
-                status=_S.STARTING,
-                desired=_desired(container, event),
-                node_id=event.node_id,
-                generation=str(stamp.position),
-                restarts=event.restarts,
-                restart_at=None,
-                starts=container.starts + 1,
-                starting_at=stamp.time,
-                started_at=None,
-                exit_code=None,
-                force=False,
-                reason=event.reason,
-                cause="",
-            )
+            return _starting(container, event, stamp)
         case ContainerStarted():
             check_status({_S.STARTING}, container.status, event, stamp)
             return replace(container, status=_S.RUNNING, pid=event.pid, started_at=stamp.time, reason="")
@@ -239,6 +234,8 @@ def _evolve(container: Container, event: MovingContainerEvent, stamp: Stamp) -> 
                 reason=event.reason,
                 cause=event.cause,
                 restart_at=event.restart_at,
+                recent_failures=event.failures,
+                counted_from=event.counted_from,
                 failed_at=stamp.time,
                 last_exit=_exit_of(event, stamp) or container.last_exit,
             )
@@ -255,8 +252,30 @@ def _evolve(container: Container, event: MovingContainerEvent, stamp: Stamp) -> 
     assert_never(event)
 
 
+def _starting(container: Container, event: ContainerStarting, stamp: Stamp) -> Container:
+    goes_on = event.reason in (RESTART, MOVED)
+    return msgspec.structs.replace(
+        container,
+        status=_S.STARTING,
+        desired=_desired(container, event),
+        node_id=event.node_id,
+        generation=str(stamp.position),
+        restarts=event.restarts,
+        restart_at=None,
+        recent_failures=container.recent_failures if goes_on else 0,
+        counted_from=container.counted_from if goes_on else None,
+        starts=container.starts + 1,
+        starting_at=stamp.time,
+        started_at=None,
+        exit_code=None,
+        force=False,
+        reason=event.reason,
+        cause="",
+    )
+
+
 def _desired(container: Container, event: ContainerStarting) -> Desired:
     """Return the desired state after a start: RUNNING, except after the restart or move of one that was paused."""
-    if event.reason in ("restart", "moved") and container.desired is Desired.PAUSED:
+    if event.reason in (RESTART, MOVED) and container.desired is Desired.PAUSED:
         return Desired.PAUSED
     return Desired.RUNNING

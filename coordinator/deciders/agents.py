@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from coordinator.deciders.rules import DecisionContext, Events, Rules
     from events.agents import AgentType
     from events.base import Event
+    from events.container import RestartPolicy
     from projections.agents import Catalogue
     from projections.world import World
 
@@ -37,6 +38,10 @@ BYTES_MOST = 128 * 1024
 """Bytes of a catalogue as JSON: an event has it as a whole."""
 WORDS_MOST, WORD_CHARS_MOST, IMAGE_CHARS_MOST = 1024, 32_768, 512
 GRACE_MOST_S = 3600.0
+RESTART_MODES = ("fail", "delay")
+CODES_MOST = 256
+ATTEMPTS_MOST = 1000
+DAY_S = 86_400.0
 WHEN_CUT_OFF = ("stop", "keep")
 NAMED = 10
 """A refusal names so many types."""
@@ -85,6 +90,21 @@ def _check(name: str, agent: AgentType) -> None:
         raise _bad(name, f"has when_cut_off {shown(agent.when_cut_off)}: use {' or '.join(WHEN_CUT_OFF)}")
     check_number(f"stop_grace_s of agent type {name}", agent.stop_grace_s, 0.0, GRACE_MOST_S)
     check_resources(f"limits of agent type {name}", agent.limits)
+    _check_restart(name, agent.restart)
+
+
+def _check_restart(name: str, policy: RestartPolicy) -> None:
+    if policy.mode not in RESTART_MODES:
+        raise _bad(name, f"has restart.mode {shown(policy.mode)}: use {' or '.join(RESTART_MODES)}")
+    if len(policy.finished_codes) > CODES_MOST or not all(0 < code < CODES_MOST for code in policy.finished_codes):
+        raise _bad(name, f"has restart.finished_codes {shown(policy.finished_codes)}: use numbers from 1 to 255")
+    for field, most in (
+        ("attempts", ATTEMPTS_MOST),
+        *(("interval_s", DAY_S), ("delay_s", DAY_S), ("delay_max_s", DAY_S), ("reset_s", DAY_S)),
+    ):
+        amount = getattr(policy, field)
+        if amount is not None:
+            check_number(f"restart.{field} of agent type {name}", amount, 0, most)
 
 
 def _bad(name: str, why: str) -> Refused:

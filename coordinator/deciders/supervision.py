@@ -11,7 +11,9 @@ from coordinator.deciders.deadlines import NEVER
 from coordinator.deciders.placement import starting
 from coordinator.deciders.rules import doubled
 from events.container import (
+    MOVED,
     NO_FAULT,
+    RESTART,
     ContainerFailed,
     ContainerPaused,
     ContainerResumed,
@@ -38,6 +40,7 @@ if TYPE_CHECKING:
 
 _S = ContainerStatus
 
+DELAY = "delay"
 CAUSE_CHARS = 32
 """A cause that a later release reports is kept, up to this length."""
 
@@ -61,8 +64,8 @@ def observed(world: World, container: Container, seen: ObservedContainer | None,
             if container.desired is Desired.DESTROYED:
                 return destroyed(world, container)
             return (ContainerStopped(container_id=container_id),)
-        case ((_S.STARTING | _S.RUNNING | _S.PAUSED), "exited") if seen and _has_finished(seen):
-            return (ContainerStopped(container_id=container_id, exit_code=0),)
+        case ((_S.STARTING | _S.RUNNING | _S.PAUSED), "exited") if seen and _has_finished(container, seen):
+            return (ContainerStopped(container_id=container_id, exit_code=seen.exit_code),)
         case ((_S.STARTING | _S.RUNNING | _S.PAUSED), "exited" | "failed"):
             reason, code, cause = (seen.reason, seen.exit_code, seen.cause) if seen else ("", None, "")
             return (failed(container, reason or "exited", context, exit_code=code, cause=cause),)
@@ -72,9 +75,9 @@ def observed(world: World, container: Container, seen: ObservedContainer | None,
             return ()
 
 
-def _has_finished(seen: ObservedContainer) -> bool:
-    """Return whether a container ended because it had nothing more to do: by itself, with exit code 0."""
-    return seen.exit_code == 0 and seen.cause in (ExitCause.EXITED, "")
+def _has_finished(container: Container, seen: ObservedContainer) -> bool:
+    """Return whether a container ended because it had nothing more to do: by itself, with such an exit code."""
+    return seen.exit_code in (0, *container.restart.finished_codes) and seen.cause in (ExitCause.EXITED, "")
 
 
 def _started(container: Container, seen: ObservedContainer | None) -> ContainerStarted:
@@ -89,21 +92,40 @@ def failed(
     """
     Return the failure of a container and the time of its restart: pauses double, and reset after a long run.
 
-    There is no pause for a container that ran, if *cause* is no fault of it.
+    There is no pause for a container that ran, if *cause* is no fault of it; and no restart where its policy gives up.
     """
-    rules = context.rules
-    restarts = 0 if _ran_long(container, context.now, rules) else container.restarts
-    pause_s = doubled(rules.restart_backoff_s, restarts, rules.restart_backoff_max_s)
-    if _ended_without_fault(container, cause):
-        pause_s = 0.0
+    policy, rules, now = container.restart, context.rules, context.now
+    no_fault = _ended_without_fault(container, cause)
+    first_s = rules.restart_backoff_s if policy.delay_s is None else policy.delay_s
+    most_s = rules.restart_backoff_max_s if policy.delay_max_s is None else policy.delay_max_s
+    restarts = 0 if _ran_long(container, now, rules) else container.restarts
+    restart_at: float | None = now if no_fault else now + doubled(first_s, restarts, max(first_s, most_s))
+    failures, counted_from = container.recent_failures, container.counted_from
+    if policy.attempts is not None and not no_fault:
+        failures, counted_from = _counted(container, now)
+        if failures > policy.attempts:
+            reason = f"{reason}; failure {failures} within {now - counted_from:.0f} s, and {policy.attempts} may be"
+            restart_at = None
+            if policy.mode == DELAY:
+                restart_at = max(now, counted_from + policy.interval_s)
     return ContainerFailed(
         container_id=container.container_id,
         generation=container.generation,
         reason=shortened(reason, rules.text_chars_max),
         exit_code=exit_code,
-        restart_at=context.now + pause_s,
+        restart_at=restart_at,
         cause=cause[:CAUSE_CHARS],
+        failures=failures,
+        counted_from=counted_from,
     )
+
+
+def _counted(container: Container, now: float) -> tuple[int, float]:
+    """Return the number of a failure within its interval, and when that began."""
+    since = container.counted_from
+    if since is None or now - since >= container.restart.interval_s:
+        return 1, now
+    return container.recent_failures + 1, since
 
 
 def restart(world: World, container: Container, context: DecisionContext, no_room: NoRoom) -> Events:
@@ -111,12 +133,12 @@ def restart(world: World, container: Container, context: DecisionContext, no_roo
     failed_at = container.failed_at if container.failed_at is not None else context.now
     restarts = 0 if _ran_long(container, failed_at, context.rules) else container.restarts
     counted = not _ended_without_fault(container, container.cause)
-    return starting(world, container, context.rules, "restart", restarts=restarts + counted, no_room=no_room)
+    return starting(world, container, context.rules, RESTART, restarts=restarts + counted, no_room=no_room)
 
 
 def moved(world: World, container: Container, context: DecisionContext, no_room: NoRoom) -> Events:
     """Start a container that has stopped to be moved; this is no restart."""
-    return starting(world, container, context.rules, "moved", restarts=container.restarts, no_room=no_room)
+    return starting(world, container, context.rules, MOVED, restarts=container.restarts, no_room=no_room)
 
 
 def _ended_without_fault(container: Container, cause: str) -> bool:
@@ -125,7 +147,8 @@ def _ended_without_fault(container: Container, cause: str) -> bool:
 
 
 def _ran_long(container: Container, until: float, rules: Rules) -> bool:
-    return container.started_at is not None and until - container.started_at >= rules.restart_reset_s
+    reset_s = rules.restart_reset_s if container.restart.reset_s is None else container.restart.reset_s
+    return container.started_at is not None and until - container.started_at >= reset_s
 
 
 def due(world: World, signs: Signs, context: DecisionContext, heard_now: float, containers: Due) -> Iterator[Event]:

@@ -39,12 +39,19 @@ REPLICAS = (1, 3, 5)
 LOOPBACK = (IPv4Network("127.0.0.0/8"), IPv6Network("::1/128"))
 ENTRIES_MOST = 256
 TEXT_MOST = 4096
+CODES = 256
+"""No exit code is as large as that."""
 _is_image = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:/@-]{0,511}").fullmatch
 
 
 def number(default: float, least: float, most: float, about: str) -> Any:
     """Declare a number from *least* to *most*; a whole number if the annotation is `int`."""
     return Field(default=default, ge=least, le=most, description=about)
+
+
+def number_or_none(least: float, most: float, about: str) -> Any:
+    """Declare a number from *least* to *most* that need not be set."""
+    return Field(default=None, ge=least, le=most, description=about)
 
 
 def plain(default: Any, about: str) -> Any:
@@ -166,6 +173,16 @@ def _image(value: str) -> str:
     return value
 
 
+def _exit_codes(value: object) -> object:
+    given = _listed(value, lambda text: text.replace(",", " ").split())
+    if not isinstance(given, list | tuple) or len(given) > CODES:
+        raise wrong("use a list of exit codes from 1 to 255, such as [3, 4]")
+    codes = {str(code): code for code in range(1, CODES)}
+    if any(type(one) not in (int, str) or str(one) not in codes for one in given):
+        raise wrong("use exit codes from 1 to 255, such as [3, 4]")
+    return tuple(codes[str(one)] for one in given)
+
+
 def _replicas(value: int) -> int:
     if value not in REPLICAS:
         raise wrong("use 1, 3 or 5: an even number survives no more failures than the odd one below it")
@@ -207,6 +224,7 @@ PolicyName = Annotated[str, AfterValidator(_policy_name)]
 Identifier = Annotated[str, AfterValidator(_identifier)]
 Location = Annotated[Path, AfterValidator(_path)]
 Command = Annotated[tuple[str, ...], BeforeValidator(_command), AfterValidator(_checked_command)]
+ExitCodes = Annotated[tuple[int, ...], PlainValidator(_exit_codes)]
 Networks = Annotated[tuple[IPv4Network | IPv6Network, ...], PlainValidator(_networks)]
 Image = Annotated[str, AfterValidator(_image)]
 NodeId = Annotated[str, AfterValidator(_node_id)]

@@ -21,6 +21,7 @@ from coordinator.settings.fields import (
     Amounts,
     AnyCase,
     Command,
+    ExitCodes,
     Identifier,
     Image,
     Location,
@@ -33,9 +34,11 @@ from coordinator.settings.fields import (
     Urls,
     apart,
     number,
+    number_or_none,
     plain,
 )
 from events.agents import AgentType
+from events.container import AS_ALL, RestartPolicy
 from events.resources import Resources
 
 _RULES = Rules()
@@ -45,6 +48,20 @@ _AGENT = AgentType()
 
 TURN_BYTES_MOST = 900 * 1024
 """A commit with its headers must fit into one message; nats.conf allows 1 MB."""
+
+
+class RestartSettings(Section):
+    """What happens after a container of this type has failed."""
+
+    attempts: int | None = number_or_none(0, 1000, "failures within interval_s after which it is restarted")
+    interval_s: float = number(AS_ALL.interval_s, 0.0, DAY_S, "seconds that failures are counted for, from the first")
+    mode: Literal["fail", "delay"] = plain(
+        AS_ALL.mode, "after one failure more: fail is not to restart it, delay is to wait for the end of the interval"
+    )
+    delay_s: float | None = number_or_none(0.0, DAY_S, "pause before the first restart")
+    delay_max_s: float | None = number_or_none(0.0, DAY_S, "longest pause before a restart")
+    reset_s: float | None = number_or_none(0.0, DAY_S, "after such a run the pause is the first one again")
+    finished_codes: ExitCodes = plain((), "exit codes from 1 to 255 that are no failures")
 
 
 class AgentSettings(Section):
@@ -60,6 +77,8 @@ class AgentSettings(Section):
     )
     stop_grace_s: float = number(_AGENT.stop_grace_s, 0.0, 3600.0, "time from SIGTERM to SIGKILL when it is stopped")
 
+    restart: RestartSettings = plain(RestartSettings(), "what happens after a container of this type has failed")
+
     def agent_type(self) -> AgentType:
         """Return it as decisions use it."""
         return AgentType(
@@ -68,6 +87,7 @@ class AgentSettings(Section):
             when_cut_off=self.when_cut_off,
             stop_grace_s=self.stop_grace_s,
             limits=Resources.parse(self.limits.given()),
+            restart=RestartPolicy(**dict(self.restart)),
         )
 
 

@@ -34,6 +34,7 @@ from events.container import (
     ContainerStarting,
     ContainerStopped,
     ContainerStopping,
+    RestartPolicy,
     Secret,
 )
 from events.coordinator import (
@@ -150,6 +151,9 @@ _MUCH = Resources(cpu_millis=1500, memory_bytes=2 * 1024**3, gpus=1)
 _NAMED = Resources(cpu_millis=500, named={"licences": 2})
 _USAGE = TaskUsage(input_tokens=900, cached_tokens=400, output_tokens=120, reasoning_tokens=60, money_micros=1850)
 _SPENT = Spent(tokens=1480, money_micros=4520)
+_RESTART = RestartPolicy(
+    attempts=5, interval_s=300.0, mode="delay", delay_s=0.5, delay_max_s=30.0, reset_s=60.0, finished_codes=(3,)
+)
 _PRICE = Price(input_micros=1_250_000, output_micros=10_000_000, cached_micros=125_000, reasoning_micros=9_000_000)
 _SPENDS = Spend(model="gpt-5", input_tokens=8000, output_tokens=2000, money_micros=5000)
 _INLINE = Payload(encoding="json", digest=sha256(b"x").hexdigest(), data='{"größe":[1,2.5,null]}', ref="obj_1")
@@ -223,6 +227,7 @@ EXAMPLES: dict[str, Event] = {
         node_id="node_1",
         command=("python", "-m", "agent"),
         limits=Resources(cpu_millis=4000, memory_bytes=8 * 1024**3, gpus=1),
+        restart=_RESTART,
     ),
     "container.starting.v1": ContainerStarting(container_id="ctr_1", node_id="node_2", reason="restart", restarts=3),
     "container.started.v1": ContainerStarted(container_id="ctr_1", generation="1042.0", pid=4321),
@@ -243,6 +248,16 @@ EXAMPLES: dict[str, Event] = {
         exit_code=0,
         restart_at=1_795_455_300.25,
         cause="cut_off",
+    ),
+    "container.failed.v3": ContainerFailed(
+        container_id="ctr_1",
+        generation="1042.0",
+        reason="exited; failure 6 within 240 s, and 5 may be",
+        exit_code=1,
+        restart_at=1_795_455_300.25,
+        cause="exited",
+        failures=6,
+        counted_from=1_795_455_000.25,
     ),
     "container.destroyed.v1": ContainerDestroyed(container_id="ctr_1"),
     # services
@@ -892,6 +907,7 @@ EXAMPLES: dict[str, Event] = {
                 when_cut_off="keep",
                 stop_grace_s=3.0,
                 limits=Resources(cpu_millis=500),
+                restart=_RESTART,
             )
         },
         reason="reviewers",

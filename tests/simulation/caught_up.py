@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from zlib import crc32
 
 from coordinator.deciders.schedule import MISSED_AFTER_S
-from events.schedule import Catchup, ScheduleDefined, ScheduleFired, ScheduleQueued, ScheduleSkipped
+from events.schedule import Catchup, ScheduleDefined, ScheduleDeleted, ScheduleFired, ScheduleQueued, ScheduleSkipped
 
 if TYPE_CHECKING:
     from collections.abc import Container
@@ -47,6 +47,8 @@ class CaughtUp:
             case ScheduleQueued():
                 self._queued.add(event.slot)
                 return self._occurs(event, event.slot, time, sequence)
+            case ScheduleDeleted():
+                self._last_task_id = ""  # one that is defined with this id later knows nothing of it
             case ScheduleSkipped(reason="missed"):
                 return self._missed(event, time)
             case _:

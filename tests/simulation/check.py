@@ -76,6 +76,7 @@ from tests.simulation.caught_up import CaughtUp
 from tests.simulation.cluster import MEMORY_BYTES, MOST_PENDING, MOST_SHARES
 from tests.simulation.fit import Fit
 from tests.simulation.holder import FILTERS
+from tests.simulation.kept_agents import KeptAgents
 from tests.simulation.kept_budgets import KeptBudgets
 from tests.simulation.kept_drains import KeptDrains
 from tests.simulation.kept_gangs import KeptGangs
@@ -202,9 +203,11 @@ class Slots:
         self._fired = -1
         self._tasks: dict[str, int] = {}
 
-    def submitted(self, event: TaskSubmitted, time: float) -> None:
-        """Take the task of a slot: each has one, and not before its time."""
+    def submitted(self, event: TaskSubmitted, time: float, *, again: bool = False) -> None:
+        """Take the task of a slot, not before its time: each has one, or another if that is forgotten (*again*)."""
         assert event.occurrence is not None
+        if again:
+            self._tasks.pop(event.task_id, None)
         slot = event.occurrence.slot
         if event.task_id in self._tasks or slot in self._tasks.values() or slot > time:
             _broken(Promise.ONCE_A_SLOT, f"{event} at {time} after {self._tasks}")
@@ -300,6 +303,7 @@ class History:
         self._fit = Fit()
         self._versions = KeptVersions()
         self._shadows = KeptShadows()
+        self._agents = KeptAgents()
         self._leader = ""
 
     def take(self, envelope: Envelope, sequence: int) -> None:
@@ -325,6 +329,9 @@ class History:
         if wrong := self._drains.take(event):
             _broken(Promise.DRAIN, wrong)
         self.kinds["moved"] = self._drains.moved
+        if wrong := self._agents.take(event, time, envelope.actor):
+            _broken(Promise.AGENTS, wrong)
+        self.kinds["given_up"] = self._agents.given_up
         if isinstance(event, QueueEvent) and (wrong := self._shadows.take(event, sequence)):
             _broken(Promise.SHADOW, wrong)
         if isinstance(event, TaskEvent):
@@ -403,7 +410,8 @@ class History:
             self._submitted[task_id] = event
             self._first_starts[task_id] = event.not_before or 0.0
             if event.occurrence is not None:
-                self._schedules[event.occurrence.schedule_id].submitted(event, time)
+                is_again = ended_at is not None and actor != "coordinator"
+                self._schedules[event.occurrence.schedule_id].submitted(event, time, again=is_again)
             waiting.add(task_id)
             self._is_to_wait(event)
             return

@@ -68,7 +68,7 @@ from tests.simulation.holder import Holder
 from tests.simulation.kept_shadows import TURNS_LEAST
 from tests.simulation.lister import ITEMS_AT_ONCE, NEXT_TO_NO_TIME_S, Lister
 from tests.simulation.loop import PROCESS, Process, SeededLoop
-from tests.simulation.operator import Limiter, Operator, Promoter, Releaser
+from tests.simulation.operator import Cataloguer, Limiter, Operator, Promoter, Releaser
 from tests.simulation.promises import Promise, Violation
 from tests.simulation.sharer import Sharer
 from tests.simulation.task_rules import rules_of
@@ -326,6 +326,8 @@ class Sim:
             users["limiter0"] = self._act(Limiter)
         if plan.has_versions:
             users["releaser0"] = self._act(Releaser)
+        if plan.has_agents:
+            users["cataloguer0"] = self._act(Cataloguer)
         if plan.has_budgets:
             users["treasurer0"] = self._act(Treasurer)
         if plan.has_shares:
@@ -399,7 +401,7 @@ class Sim:
             version="sim",
             namespace=NAMESPACE,
             replicas=3 if plan.replicated else 1,
-            rules=msgspec.structs.replace(self.rules, task_rules=rules_of(process.name) if plan.has_access else ()),
+            rules=self._rules_of(process.name),
             limits=self._limits,
             access=ACCESS if plan.has_access else None,
             inbox=InboxLimits(discover_s=2.0, kept_s=1.0),
@@ -411,6 +413,14 @@ class Sim:
         coordinator = self.coordinators[process.name] = Coordinator(instance, clock=process)
         await coordinator.run()
         raise Unavailable("stopped on request; it is started again")
+
+    def _rules_of(self, name: str) -> Rules:
+        """Return the rules of a coordinator; with agents, each says that they run something else."""
+        plan, rules = self.plan, self.rules
+        if plan.has_agents:
+            agent = msgspec.structs.replace(rules.agents["task_agent"], command=("agent", name))
+            rules = msgspec.structs.replace(rules, agents={"task_agent": agent})
+        return msgspec.structs.replace(rules, task_rules=rules_of(name) if plan.has_access else ())
 
     async def _follow(self, process: Process) -> None:
         plan, subjects = self.plan, Subjects(NAMESPACE)

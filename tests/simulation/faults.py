@@ -139,6 +139,8 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     """Whether tasks ask for certain workers, and for amounts with names."""
     has_versions: bool = False
     """Whether workers have build ids, and an operator routes and retires them."""
+    has_agents: bool = False
+    """Whether the coordinators have different settings of agents, and somebody changes the catalogue."""
     has_shadows: bool = False
     """Whether candidate policies are compared, promoted and rolled back."""
     has_access: bool = False
@@ -179,6 +181,9 @@ def plan_of(seed: int) -> Plan:
         intensity[LONG_STOPS[seed // LONG_STOP_EVERY // 2 % len(LONG_STOPS)]] = 1.0
     if seed % 8 == 3:
         intensity |= dict.fromkeys(ENDS_REIGNS, 0.0)
+    has_agents = seed % 5 == 2
+    if has_agents:
+        intensity |= {"container_exited": 16.0, "start_failed": 4.0}
     forgets = random.random() < SHORT_SHARE
     evicts = forgets or random.random() < EVICTS_SHARE
     return Plan(
@@ -202,7 +207,8 @@ def plan_of(seed: int) -> Plan:
         has_gangs=seed % 13 == 6 and seed % 3 != 2,  # limits would let tasks of a gang take the place of others
         has_lists=seed % 21 == 18,
         has_labels=seed % 7 == 6,
-        has_versions=seed % 5 == 4,
+        has_versions=seed % 5 == 4 and seed % 7 != 6,  # of its version and with its labels there may be no worker
+        has_agents=has_agents,
         has_shadows=seed % 21 == 19 and not forgets,  # a part of those with queues
         has_access=random.random() < 0.25,
         stop_grace_s=random.choice((2.0, 15.0)),

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import msgspec
+
+from coordinator.commands.agents import ApplyAgents
 from coordinator.commands.limit import DefineLimit, DeleteLimit
 from coordinator.commands.queue import (
     DefineQueue,
@@ -16,6 +19,7 @@ from coordinator.commands.queue import (
 )
 from coordinator.commands.shadow import PromotePolicy, RollBackPolicy, SetShadow
 from coordinator.commands.version import ReinstateVersion, RetireVersion
+from events.container import RestartPolicy
 from events.errors import NotFound, Refused
 from events.limit import Terms, WhenBusy
 from events.queue import DEFAULT, FairShare, Policy, Route
@@ -79,6 +83,26 @@ class Limiter(Changing):
                 when_busy=self.random.choice(BUSY),
             ),
         )
+
+
+class Cataloguer(Changing):
+    """Replaces the catalogue of agents, with other commands and other policies of restarts."""
+
+    async def run(self) -> None:
+        usual = self.sim.rules.agents["task_agent"]
+        while self.sim.dice.on:
+            await self.sleep(0.2, 3.0)
+            policy = RestartPolicy(
+                attempts=self.random.choice((None, 0, 1, 1)),
+                interval_s=self.random.choice((2.0, 30.0)),
+                mode=self.random.choice(("fail", "delay")),
+                delay_s=self.random.choice((None, 0.0, 0.0)),
+                reset_s=self.random.choice((None, 1.0)),
+                finished_codes=self.random.choice(((), (1,))),
+            )
+            number = self.random.randint(1, 9)
+            agent = msgspec.structs.replace(usual, command=("agent", str(number)), restart=policy)
+            await self._try(ApplyAgents(agents={"task_agent": agent}))
 
 
 class Releaser(Changing):

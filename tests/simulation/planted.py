@@ -20,6 +20,7 @@ from coordinator.commands.shadow import ReportShadow
 from coordinator.commands.task import ListTasks, SubmitTask
 from coordinator.commands.wire import AsOf
 from coordinator.deciders import (
+    agents,
     cancel_ladder,
     dependencies,
     dispatch,
@@ -352,6 +353,20 @@ def change_not_looked_at() -> Iterator[None]:
 def spared_forgotten() -> Iterator[None]:
     """What a mass silence spared is not looked at again when that ends."""
     with mock.patch.object(Deadlines, "_no_longer_spared"):
+        yield
+
+
+@contextmanager
+def settings_of_the_leader() -> Iterator[None]:
+    """New containers run what the settings of the leader say, whatever the journal says."""
+    with mock.patch.object(agents, "agents_of", lambda _, rules: rules.agents):
+        yield
+
+
+@contextmanager
+def failures_not_counted() -> Iterator[None]:
+    """Every failure is the first of its interval."""
+    with mock.patch.object(supervision, "_counted", lambda _, now: (1, now)):
         yield
 
 
@@ -839,6 +854,8 @@ PLANTED: dict[str, Callable[[], AbstractContextManager[None]]] = {
         load_unrecorded,
         change_not_looked_at,
         spared_forgotten,
+        settings_of_the_leader,
+        failures_not_counted,
         unread_removed,
         reason_undeclared,
         delay_forgotten,
@@ -893,6 +910,7 @@ FOUND_FROM = {
     "capacity_freed_twice": 138,
     "delay_forgotten": 4,
     "eviction_by_wall_clock": 89,
+    "failures_not_counted": 32,
     "filter_of_the_first": 20,
     "freshness_unchecked": 47,
     "grace_without_end": 3,

@@ -23,6 +23,7 @@ class Promise(Enum):
     SHADOW = "no candidate policy is promoted above its bound of regret, and none has a regret beside itself"
     ONE_CONTAINER = "one generation of a container runs, once"
     EXPLAINED = "each placement follows from the journal before it and what its turn recorded"
+    AGENTS = "a container runs what the catalogue said when it was created, and restarts as its policy says"
     REPLAY = "a replay gives the live world"
     STORE = "the read model equals a replay"
     INBOX = "each inbox message has its effect once, in order"

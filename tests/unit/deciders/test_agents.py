@@ -11,7 +11,7 @@ from coordinator.commands.container import CreateContainer
 from coordinator.deciders.agents import BYTES_MOST, MOST_AGENTS, WORD_CHARS_MOST, WORDS_MOST, due
 from coordinator.deciders.rules import BUILT_IN, Rules
 from events.agents import AgentsChanged, AgentType
-from events.container import ContainerCreated
+from events.container import ContainerCreated, RestartPolicy
 from events.node import NodeRegistered
 from events.resources import NONE, Resources
 from projections.agents import changes, digest_of
@@ -180,3 +180,34 @@ def test_without_a_request_the_limits_of_the_type_apply() -> None:
     assert half.limits == Resources(cpu_millis=5, memory_bytes=2**33)
     greedy = given(known, node()).when(create("reviewer", Resources(gpus=2)), rules=rules)
     greedy.then_refused("over_limit", "use at most 1, as container.resource_limits says")
+
+
+# --- restarts: their policy is part of a type -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("policy", "reason", "said"),
+    [
+        (RestartPolicy(mode="never"), "bad_agent", "use fail or delay"),
+        (RestartPolicy(finished_codes=(256,)), "bad_agent", "from 1 to 255"),
+        (RestartPolicy(finished_codes=(0,)), "bad_agent", "from 1 to 255"),
+        (RestartPolicy(finished_codes=(1,) * 257), "bad_agent", "from 1 to 255"),
+        (RestartPolicy(attempts=-1), "bad_number", "restart.attempts of agent type a"),
+        (RestartPolicy(attempts=1001), "bad_number", "restart.attempts of agent type a"),
+        (RestartPolicy(interval_s=float("nan")), "bad_number", "restart.interval_s of agent type a"),
+        (RestartPolicy(delay_s=-1.0), "bad_number", "restart.delay_s of agent type a"),
+        (RestartPolicy(delay_max_s=1e9), "bad_number", "restart.delay_max_s of agent type a"),
+        (RestartPolicy(reset_s=-0.5), "bad_number", "restart.reset_s of agent type a"),
+    ],
+)
+def test_odd_restart_policies_are_refused(policy: RestartPolicy, reason: str, said: str) -> None:
+    """Each is named, with the value and what is right."""
+    given().when(apply(a=AgentType(command=("x",), restart=policy))).then_refused(reason, said)
+
+
+def test_a_container_is_restarted_by_the_policy_of_its_type() -> None:
+    """As it was when the container was created."""
+    policy = RestartPolicy(attempts=3, delay_s=0.5, finished_codes=(3, 4))
+    known = changed(a=AgentType(command=("x",), restart=policy))
+    given(known, node()).when(apply(a=AgentType(command=("x",), restart=policy))).then_nothing()
+    assert container(create("a"), known).restart == policy

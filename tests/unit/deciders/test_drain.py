@@ -179,6 +179,9 @@ def test_the_containers_that_were_paused_or_restarted_are_so_after_the_move() ->
     assert fold(*facts, starting(node_id="other", reason="moved")).containers["k"].desired.value == "paused"
     facts = (*lived(starting(restarts=3), running()), OTHER, DRAINING, MOVES, stopped())
     assert owed(*facts) == [DRAINED, starting(node_id="other", reason="moved", restarts=3)]
+    failed = (*lived(starting(), crashed(failures=2, counted_from=BEGIN), starting(reason="restart"), running()), OTHER)
+    moved = fold(*failed, DRAINING, MOVES, stopped(), starting(node_id="other", reason="moved")).containers["k"]
+    assert (moved.recent_failures, moved.counted_from) == (2, BEGIN)
 
 
 BUSY = (*RUNS, OTHER, worker(container_id="k"), submitted(), started(), DRAINING)
