@@ -12,7 +12,6 @@ from coordinator.cli.connection import REASON, URL, asking, load_settings
 from coordinator.cli.output import moment, output_options, show, show_one
 from coordinator.commands.agents import ApplyAgents, GetAgents
 from coordinator.deciders.agents import no_agent
-from coordinator.settings.load import load
 from projections.agents import changes, digest_of
 
 if TYPE_CHECKING:
@@ -127,6 +126,8 @@ def _in_force(ctx: click.Context, url: str | None) -> Catalogue:
 
 
 def _wanted(ctx: click.Context, file: Path | None) -> dict[str, AgentType]:
+    from coordinator.settings.load import load
+
     settings: Any = load_settings(ctx, log_level="warning") if file is None else load(file)
     return {name: agent.agent_type() for name, agent in settings.agents.items()}
 

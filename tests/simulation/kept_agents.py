@@ -66,8 +66,10 @@ class KeptAgents:
         container_id = event.container_id
         self._ran.discard(container_id)
         due = self._starts_at.pop(container_id, 0.0)
-        if event.reason != "restart":
+        if event.reason == "requested":
             self._counted.pop(container_id, None)
+        elif event.reason != "restart":
+            return ""
         elif due is None:
             return f"{event}, but it was given up"
         elif time < due:
