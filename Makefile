@@ -22,11 +22,13 @@ test: venv-dev ## run all tests and check the coverage; under 25 minutes on two 
 	@echo "coverage of pure code: 100 %"
 	@$(PY) -m coverage report --rcfile=tools/pure_coverage.toml --fail-under=100
 
-test-real: venv-dev ## run the tests that need a real Docker; as root on Debian it installs what is missing; 5 minutes
-	@command -v dockerd >/dev/null && [ -x /bin/busybox -o -x /usr/bin/busybox ] || \
-	  { command -v apt-get >/dev/null && apt-get update -qq && apt-get install -y -qq docker.io busybox-static; } || \
-	  { echo "make test-real: install Docker and busybox-static first" >&2; exit 2; }
-	COORDINATOR_TEST_REQUIRE=docker $(PY) -m pytest -m docker tests/contract tests/e2e/test_docker_node.py $(ARGS)
+test-real: venv-dev ## run the tests with Docker, runc and gVisor; as root on Debian it installs what is missing; 10 minutes
+	@for one in dockerd runc runsc tini-static busybox; do command -v $$one >/dev/null || missing=1; done; \
+	  [ -z "$$missing" ] || { command -v apt-get >/dev/null && apt-get update -qq && \
+	    apt-get install -y -qq docker.io runc runsc tini busybox-static; } || \
+	  { echo "make test-real: install Docker, runc, runsc, tini and busybox-static first" >&2; exit 2; }
+	COORDINATOR_TEST_REQUIRE=docker,oci,gvisor $(PY) -m pytest -m "docker or oci" \
+	  tests/contract tests/e2e/test_docker_node.py tests/e2e/test_oci_node.py $(ARGS)
 
 check: venv-dev ## run lint, format, types, tidiness and unit tests before each commit; under a minute
 	$(PY) -m ruff check .

@@ -4,7 +4,8 @@ The state directory of the coordinator on one machine: its files, which processe
     nats/          store of the embedded nats-server      containers/   records and logs of the process runtime
     state.db       the follower's read model              running.json  url (with token) and pid of a running `up`, 0600
     instance       this instance's name, never changed    <name>.lock   held by the process of that name
-    docker/        records of the Docker runtime
+    docker/        records of the Docker runtime          oci/          the same as containers/, of the oci runtime
+    images/        root file systems for the oci runtime
     token          the token of the embedded nats-server, the same over restarts, 0600
 """
 
@@ -84,6 +85,16 @@ class Home:
     def docker(self) -> Path:
         """Where the Docker runtime keeps what Docker cannot keep for it."""
         return self.path / "docker"
+
+    @property
+    def oci(self) -> Path:
+        """Where the oci runtime keeps what it needs to adopt running containers."""
+        return self.path / "oci"
+
+    @property
+    def images(self) -> Path:
+        """Where the oci runtime looks for images, unless the settings name another folder."""
+        return self.path / "images"
 
     def instance(self, role: str) -> str:
         """

@@ -1,6 +1,6 @@
 # ruff: noqa: INP001, T201  # a folder of programs, not a package; what is run again is told on the terminal
 """
-Run all tests but those that need Docker, as `make test` does: most side by side, then those that are marked `alone`.
+Run all tests but those that need Docker or an OCI runtime, as `make test` does: most side by side, then those `alone`.
 
 What fails is run once more when nothing else runs. Of some thirteen thousand tests beside one another, with real
 processes on two cores, one fails now and then by the machine's fault. A test that fails twice fails the run, and so do
@@ -14,9 +14,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-BESIDE = ["-m", "not alone and not docker", "--numprocesses=3", "--dist=loadfile", "--no-loadscope-reorder"]
+BESIDE = ["-m", "not alone and not docker and not oci", "--numprocesses=3", "--dist=loadfile", "--no-loadscope-reorder"]
 ALONE = ["-m", "alone"]
-AGAIN = ["-m", "not docker", "--last-failed"]
+AGAIN = ["-m", "not docker and not oci", "--last-failed"]
 MOST = 5
 """So many tests may be run again: more than that are no accident."""
 

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 NEEDS: dict[str, frozenset[str]] = {
     "process": frozenset({"command"}),
     "docker": frozenset({"image"}),
+    "oci": frozenset({"image", "command"}),
 }
 """What an agent type must have to run on nodes of a runtime; one that is not listed here, such as fake, runs all."""
 NODES_NAMED = 5

@@ -39,23 +39,22 @@ async def janitor(folder: Path, settings: Settings) -> AsyncIterator[None]:
         str(folder),
         settings.node.runtime,
         settings.namespace,
-        str(settings.node.docker.socket),
+        settings.node.model_dump_json(include={"docker", "oci"}),
     ]
     async with await spawn(argv, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL):
         yield
 
 
-async def clear(folder: Path, runtime: str, namespace: str, socket: Path) -> None:
-    """Kill every container that has its files in *folder*, then remove the folder."""
+async def clear(folder: Path, runtime: str, namespace: str, node: str) -> None:
+    """Kill every container that has its files in *folder*, then remove the folder; *node* is JSON of its settings."""
     from coordinator.home import Home
     from coordinator.processes.node import open_runtime
-    from coordinator.settings.docker import DockerSettings
+    from coordinator.settings.sections import NodeSettings
     from events.errors import CoordinationError
 
     try:
-        async with open_runtime(
-            runtime, Home(folder), namespace=namespace, docker=DockerSettings(socket=socket)
-        ) as opened:
+        settings = NodeSettings.model_validate_json(node)
+        async with open_runtime(runtime, Home(folder), namespace=namespace, node=settings) as opened:
             for one in await opened.list():
                 await opened.stop(one.container_id, one.generation, grace_s=0.0, force=True)
                 await opened.remove(one.container_id, one.generation)
@@ -72,15 +71,15 @@ def _removed(folder: Path) -> bool:
     return not folder.exists()
 
 
-async def _wait_and_clear(folder: Path, runtime: str, namespace: str, socket: Path) -> None:
+async def _wait_and_clear(folder: Path, runtime: str, namespace: str, node: str) -> None:
     await watch_parent()
-    await clear(folder, runtime, namespace, socket)
+    await clear(folder, runtime, namespace, node)
 
 
 def main(argv: Sequence[str]) -> None:
     """Wait for the parent to die, then clean up."""
-    folder, runtime, namespace, socket = argv
-    asyncio.run(_wait_and_clear(Path(folder), runtime, namespace, Path(socket)))
+    folder, runtime, namespace, node = argv
+    asyncio.run(_wait_and_clear(Path(folder), runtime, namespace, node))
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ from coordinator.own_process.priority import yield_cpu
 from coordinator.processes.credentials import credentials, patience
 from coordinator.processes.program import HANDOVER_S
 from coordinator.runtime.fake import FakeRuntime
+from coordinator.runtime.oci.runtime import OciRuntime
 from coordinator.runtime.process.control_groups import Isolation, check_isolation
 from coordinator.runtime.process.runtime import ProcessRuntime
 from coordinator.runtime.protocol import Observed, Runtime, RuntimeState
@@ -32,8 +33,8 @@ from events.resources import Resources
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from coordinator.settings.docker import DockerSettings
     from coordinator.settings.model import Settings
+    from coordinator.settings.sections import NodeSettings
 
 log = structlog.get_logger(__name__)
 
@@ -52,10 +53,10 @@ def capacity_of(settings: Settings) -> Resources:
 
 
 def open_runtime(
-    kind: str, home: Home, *, namespace: str, docker: DockerSettings, isolation: Isolation = "none"
+    kind: str, home: Home, *, namespace: str, node: NodeSettings, isolation: Isolation = "none"
 ) -> Runtime:
     """
-    Return the runtime of this *kind*, on Docker with the settings *docker*; to end containers it needs no *isolation*.
+    Return the runtime of this *kind*, with the settings *node*; to end containers it needs no *isolation*.
 
     Raises:
         Refused: the kind is unknown.
@@ -65,16 +66,26 @@ def open_runtime(
     if kind == "docker":
         from coordinator.runtime.docker.runtime import DockerRuntime  # an HTTP client, a tenth of a second
 
-        return DockerRuntime(home.docker, cluster=namespace, socket=docker.socket, network=docker.network)
+        return DockerRuntime(home.docker, cluster=namespace, socket=node.docker.socket, network=node.docker.network)
+    if kind == "oci":
+        return OciRuntime(
+            home.oci,
+            cluster=namespace,
+            images=node.oci.images or home.images,
+            program=node.oci.program,
+            init=node.oci.init,
+            network=node.oci.network,
+            user=node.oci.user,
+        )
     if kind == "fake":
         return FakeRuntime(cluster=namespace, now=SystemClock().wall, heard=SystemClock().heard)
-    msg = f"node.runtime {kind!r} is not available: use process, docker or fake"
+    msg = f"node.runtime {kind!r} is not available: use process, docker, oci or fake"
     raise Refused(msg, reason="bad_runtime")
 
 
 def _runtime_of(settings: Settings, home: Home, isolation: Isolation = "none") -> Runtime:
     node = settings.node
-    return open_runtime(node.runtime, home, namespace=settings.namespace, docker=node.docker, isolation=isolation)
+    return open_runtime(node.runtime, home, namespace=settings.namespace, node=node, isolation=isolation)
 
 
 def check_node(settings: Settings, home: Home) -> None:
@@ -84,7 +95,9 @@ def check_node(settings: Settings, home: Home) -> None:
     Raises:
         Refused: the runtime or its isolation is not available, or credentials are missing.
     """
-    _runtime_of(settings, home)
+    runtime = _runtime_of(settings, home)
+    if isinstance(runtime, OciRuntime):
+        runtime.check()
     if settings.node.runtime == "process":
         check_isolation(settings.node.isolation)
     capacity_of(settings)

@@ -105,7 +105,8 @@ async def run_cluster(
                 home.remove_running()
                 try:
                     # The node goes first: its containers can then deregister while the coordinator still answers.
-                    grace_s = await asyncio.to_thread(longest_grace_s, home.containers)
+                    roots = (home.containers, home.oci)
+                    grace_s = max([await asyncio.to_thread(longest_grace_s, root) for root in roots])
                     await programs["node"].stop(STOP_GRACE_S + grace_s)
                     await sweep(settings, home)
                 finally:

@@ -14,7 +14,6 @@ from pydantic import Field, model_validator
 
 from coordinator.commands.node import SYNC_TIMEOUT_LEASES, SYNCS_A_LEASE
 from coordinator.deciders.rules import Limits, Rules
-from coordinator.settings.docker import DockerSettings
 from coordinator.settings.fields import (
     DAY_S,
     LOOPBACK,
@@ -37,6 +36,7 @@ from coordinator.settings.fields import (
     number_or_none,
     plain,
 )
+from coordinator.settings.runtimes import DockerSettings, OciSettings
 from events.agents import AgentType
 from events.container import AS_ALL, RestartPolicy
 from events.resources import Resources
@@ -72,7 +72,9 @@ class RestartSettings(Section):
 class AgentSettings(Section):
     """One agent type: what a container of this type runs."""
 
-    image: Image = plain("", "image, for nodes whose runtime is docker; nodes of processes run the command without it")
+    image: Image = plain(
+        "", "image, for nodes whose runtime is docker or oci; nodes of processes run the command without it"
+    )
     command: Command = plain((), "program and arguments; may be empty with an image that has a command of its own")
     limits: Amounts = plain(
         Amounts(), "most that one container of this type may ask for, and gets where it asks for nothing"
@@ -240,7 +242,7 @@ class NodeSettings(Section):
     """This machine as a node: its capacity and its container runtime."""
 
     node_id: NodeId = plain("", "name of the node; empty derives one from the host name")
-    runtime: Annotated[Literal["process", "docker", "fake"], AnyCase] = plain(
+    runtime: Annotated[Literal["process", "docker", "oci", "fake"], AnyCase] = plain(
         "process", "the runtime of containers; fake only pretends to run them"
     )
     isolation: Annotated[Literal["none", "available", "limits"], AnyCase] = plain(
@@ -248,6 +250,7 @@ class NodeSettings(Section):
         "limits of memory, CPU and processes for containers: none; the available ones; or all, else it does not start",
     )
     docker: DockerSettings = plain(DockerSettings(), "Docker, for containers with runtime docker")
+    oci: OciSettings = plain(OciSettings(), "the OCI runtime, for containers with runtime oci")
     capacity: Amounts = plain(Amounts(), "capacity of the node, instead of that of the machine")
     cpu_overcommit: float = number(_RULES.cpu_overcommit, 0.1, 100.0, "how many times each core may be allocated")
     node_lease_s: float = number(

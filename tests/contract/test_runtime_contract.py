@@ -1,5 +1,5 @@
 """
-The contract of every container runtime: in memory, on processes, with or without control groups, and on real Docker.
+The contract of every container runtime: in memory, on processes with or without limits, on Docker, by OCI runtimes.
 
 Each runtime is tested on a machine where tests can make containers end and write.
 """
@@ -7,8 +7,11 @@ Each runtime is tested on a machine where tests can make containers end and writ
 from __future__ import annotations
 
 import asyncio
+import os
+import subprocess
 import time
 from contextlib import AsyncExitStack
+from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 import msgspec
@@ -18,7 +21,9 @@ from coordinator.clock import SystemClock
 from coordinator.errors import NotFound, Refused, Unavailable
 from coordinator.runtime.docker.runtime import DockerRuntime
 from coordinator.runtime.fake import FakeRuntime
-from coordinator.runtime.process.control_groups import Isolation
+from coordinator.runtime.oci.bundles import sandbox_id
+from coordinator.runtime.oci.runtime import USER, OciRuntime
+from coordinator.runtime.process.control_groups import Isolation, groups_of
 from coordinator.runtime.process.runtime import ProcessRuntime
 from coordinator.runtime.process.table import ProcessTable, PsTable, process_table
 from coordinator.runtime.protocol import Launch, Observed, Runtime, RuntimeState, Usage
@@ -26,10 +31,11 @@ from events.container import ExitCause
 from tests.control_groups import needs_control_groups
 from tests.docker_engine import IMAGE, Docker
 from tests.launches import BAD_NAMES, BAD_POSITIONS, CLUSTER, HOSTILE_LAUNCHES, launch
+from tests.oci_images import IMAGE as OCI_IMAGE
+from tests.oci_images import PROGRAMS, make_images, needed
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
-    from pathlib import Path
 
 # Writes the text in "say", ends with the exit code in "end".
 OBEDIENT = """
@@ -147,6 +153,50 @@ class DockerMachine:
         self._docker.run("exec", "-i", launched.name, "sh", "-c", write, stdin=content.encode(), check=check)
 
 
+class OciMachine:
+    """This machine with an OCI runtime; a test leaves its instructions in the `/tmp` of the container."""
+
+    early_s = 0.02
+
+    def __init__(self, root: Path, program: str) -> None:
+        self._root = root / "containers"
+        self._images = make_images(root / "images")
+        self._program = program
+        self.slow_s = 4.0 if program == "runc" else 8.0
+
+    def runtime(self) -> Runtime:
+        return OciRuntime(self._root, cluster=CLUSTER, images=self._images, program=self._program)
+
+    def launch(self, container_id: str, generation: str = "7.0", *, deaf: bool = False) -> Launch:
+        script = "trap '' TERM\n" + OBEDIENT if deaf else OBEDIENT
+        made = launch(container_id, "sh", "-c", script, "sh", "/tmp", generation=generation)
+        return msgspec.structs.replace(made, image=OCI_IMAGE, cpu_millis=1_000, memory_bytes=256 * 1024 * 1024)
+
+    def say(self, launched: Launch, *lines: str) -> None:
+        self._put(launched, "say", "".join(f"{line}\n" for line in lines))
+
+    def end(self, launched: Launch, code: int) -> None:
+        self._put(launched, "end", str(code))
+
+    def _put(self, launched: Launch, name: str, content: str) -> None:
+        directory = self._root / launched.name
+        if self._program == "runc":
+            place = Path("/proc", (directory / "init").read_text(), "root/tmp")
+            (place / "draft").write_text(content)
+            os.chown(place / "draft", USER, USER)
+            (place / "draft").rename(place / name)
+            return
+        sandbox = sandbox_id(groups_of(CLUSTER, self._root), launched.name)
+        write = f"cat > /tmp/draft && mv /tmp/draft /tmp/{name}"
+        subprocess.run(
+            ("runsc", "--root", directory / "state", "exec", f"--user={USER}:{USER}", sandbox, "sh", "-c", write),
+            input=content.encode(),
+            capture_output=True,
+            check=name != "end",  # it may end before it has answered
+            timeout=30,
+        )
+
+
 @pytest.fixture(
     scope="module",
     params=[
@@ -155,10 +205,14 @@ class DockerMachine:
         pytest.param("process-limits", marks=needs_control_groups),
         "process-ps",
         pytest.param("docker", marks=pytest.mark.docker),
+        pytest.param("oci", marks=pytest.mark.oci),
+        pytest.param("gvisor", marks=pytest.mark.oci),
     ],
 )
 def kind(request: pytest.FixtureRequest) -> str | Docker:
     """The kind of machine; a daemon must be there before each test takes stock of the processes."""
+    if request.param in PROGRAMS:
+        needed(request.param)
     if request.param != "docker":
         return str(request.param)
     docker: Docker = request.getfixturevalue("docker")
@@ -173,6 +227,8 @@ def machine(kind: str | Docker, tmp_path: Path) -> Iterator[Machine]:
             kind.remove_all()
         case "fake":
             yield FakeMachine()
+        case "oci" | "gvisor":
+            yield OciMachine(tmp_path, PROGRAMS[kind])
         case "process":
             yield ProcessMachine(tmp_path, process_table())
         case "process-limits":

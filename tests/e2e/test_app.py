@@ -174,5 +174,5 @@ def _left_of(folder: Path) -> list[str]:
 
 async def test_clearing_what_is_not_there(tmp_path: Path) -> None:
     """A janitor that comes too late finds nothing to clean up and creates nothing."""
-    await clear(tmp_path / "gone", "process", "coordination", tmp_path / "no.sock")
+    await clear(tmp_path / "gone", "process", "coordination", "{}")
     assert inside(tmp_path) == []

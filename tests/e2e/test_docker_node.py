@@ -13,7 +13,8 @@ from coordinator.commands.node import NodeQuestion
 from coordinator.deciders.rules import Rules
 from coordinator.home import Home
 from coordinator.processes.node import open_runtime
-from coordinator.settings.docker import DockerSettings
+from coordinator.settings.runtimes import DockerSettings
+from coordinator.settings.sections import NodeSettings
 from events.agents import AgentType
 from events.container import ContainerStatus
 from events.resources import Resources
@@ -58,8 +59,8 @@ def docker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Docker]:
 @pytest.fixture
 async def machine(docker: Docker, tmp_path: Path) -> AsyncIterator[Runtime]:
     home = Home(tmp_path / "home")
-    settings = DockerSettings(socket=docker.socket)
-    async with open_runtime("docker", home, namespace="coordination", docker=settings) as runtime:
+    settings = NodeSettings(docker=DockerSettings(socket=docker.socket))
+    async with open_runtime("docker", home, namespace="coordination", node=settings) as runtime:
         yield runtime
         for seen in await runtime.list():
             await runtime.stop(seen.container_id, seen.generation, grace_s=0, force=True)

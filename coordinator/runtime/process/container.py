@@ -11,8 +11,9 @@ import asyncio
 import os
 import signal
 import sys
-from collections.abc import Callable
-from contextlib import suppress
+from asyncio.subprocess import DEVNULL
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 import structlog
@@ -21,7 +22,8 @@ from coordinator.runtime.process import directory as on_disk
 from coordinator.runtime.process.control_group import ControlGroup
 from coordinator.runtime.process.directory import Ending, Identity, LaunchRecord
 from coordinator.runtime.process.group import ProcessGroup, reap, send
-from coordinator.runtime.process.log import tail
+from coordinator.runtime.process.log import last_words
+from coordinator.runtime.process.program import Programs
 from coordinator.runtime.process.table import ProcessTable
 from coordinator.runtime.protocol import OOM, Observed, RuntimeState, Usage, cause_of
 from events.container import ExitCause
@@ -30,8 +32,8 @@ from events.errors import CoordinationError, NotFound, Refused, Unavailable
 _SIGNAL_TIMEOUT_S = 1.0
 _FIRST_WAIT_S = 0.001
 _LONGEST_WAIT_S = 0.05
+_LONGEST_BEGIN_S = 0.005
 _REAP_TRIES = 1_000
-_LAST_WORDS = 3
 _MARK_TIMEOUT_S = 2.0
 """A disk that hangs must not keep a container alive for longer than this."""
 
@@ -54,6 +56,7 @@ class ProcessContainer:
         table: ProcessTable,
         on_exit: Callable[[], None],
         on_group_end: Callable[[ControlGroup], None],
+        programs: Programs,
         shim: int | None = None,
     ) -> None:
         self.directory = directory
@@ -62,6 +65,7 @@ class ProcessContainer:
         self._table = table
         self._on_exit = on_exit
         self._on_group_end = on_group_end
+        self._programs = programs
         self._control = ControlGroup(record.group) if record.group is not None else None
         self._shim = shim
         self._group: ProcessGroup | None = None
@@ -159,7 +163,7 @@ class ProcessContainer:
             if self._group.finish():
                 self._end()
             elif not self._begun:
-                self._begun = on_disk.has_begun(self.directory)
+                self._begun = self._programs.has_begun(self.directory)
 
     async def begin(self, timeout_s: float) -> None:
         """
@@ -180,10 +184,10 @@ class ProcessContainer:
                 return
             if self.void or (never and self._give_up()):
                 await self._end_shim()
-                words = " ".join(await asyncio.to_thread(tail, self.directory, _LAST_WORDS)) or "its log is empty"
+                words = await asyncio.to_thread(last_words, self.directory)
                 raise Unavailable(f"container {self.record.name} did not begin within {timeout_s:g} s: {words}")
             await asyncio.sleep(wait_s)
-            wait_s = min(wait_s * 1.5, _LONGEST_WAIT_S)
+            wait_s = min(wait_s * 1.5, _LONGEST_BEGIN_S)
 
     async def stop(self, *, grace_s: float, force: bool, kill_timeout_s: float, cause: ExitCause) -> None:
         """Record the *cause*, send SIGTERM, wait *grace_s*, send SIGKILL; return when the whole group is gone."""
@@ -191,12 +195,15 @@ class ProcessContainer:
         if self.outcome is None and not self._cause:
             await self._mark(cause)
         if not force:
-            self._signal(signal.SIGTERM)
+            asks = self._programs.asks_to_end(self.directory)
+            if not asks:
+                self._signal(signal.SIGTERM)
             # A stopped group handles SIGTERM only after it is continued.
             self._thaw()
             self._signal(signal.SIGCONT)
-            if await self._gone(grace_s):
-                return
+            async with _running(asks, self.directory):
+                if await self._gone(grace_s):
+                    return
         self.settle()
         if self.outcome is None:
             with suppress(OSError):  # A full disk must not keep a container alive; it is then reported as lost.
@@ -347,3 +354,25 @@ class ProcessContainer:
             # The handle stays readable and would wake the loop forever: fall back to polling.
             log.warning("container_exit_read_failed", name=self.record.name, error=error.message)
             self.unfollow()
+
+
+@asynccontextmanager
+async def _running(command: tuple[str, ...], directory: Path) -> AsyncIterator[None]:
+    """Run a program in a container's directory beside the block, and end it with that; () stands for none."""
+    if not command:
+        yield
+        return
+    process = None
+    try:
+        process = await asyncio.create_subprocess_exec(
+            *command, cwd=directory, stdin=DEVNULL, stdout=DEVNULL, stderr=DEVNULL, start_new_session=True
+        )
+    except OSError as error:  # it is killed after the grace
+        log.warning("container_not_asked_to_end", name=directory.name, error=str(error))
+    try:
+        yield
+    finally:
+        if process is not None:
+            with suppress(ProcessLookupError):
+                process.kill()
+            await process.wait()

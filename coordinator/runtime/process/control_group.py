@@ -23,6 +23,7 @@ from coordinator.runtime.protocol import Usage
 from events.errors import Unavailable
 
 _PROCESSES = "cgroup.procs"
+_CPUSETS = ("cpuset.cpus", "cpuset.mems")
 _PERIOD_US = 100_000
 _LONG_PERIOD_US = 1_000_000
 _QUOTA_US_MIN = 1_000
@@ -79,6 +80,7 @@ class ControlGroup:
         try:
             for folder in self._folders:
                 folder.mkdir()
+                fill_cpuset(folder)
             for controller, name, value in _limits(self.place.version, memory_bytes, cpu_millis, pids):
                 if controller in self._of:
                     _limit(self._of[controller] / name, value)
@@ -190,6 +192,14 @@ class ControlGroup:
         if field:
             return _fields(text).get(field)
         return int(text) if text.strip().isdigit() else None
+
+
+def fill_cpuset(folder: Path) -> None:
+    """Give a group of version 1 the processors and memory of its parent: without any, no process may enter."""
+    for name in _CPUSETS:
+        file = folder / name
+        if file.exists() and not file.read_text().strip():
+            file.write_text((folder.parent / name).read_text())
 
 
 def _limits(version: int, memory_bytes: int, cpu_millis: int, pids: int) -> Iterator[tuple[str, str, str]]:

@@ -13,9 +13,10 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Literal, TypeAlias
 
+import msgspec
 import structlog
 
-from coordinator.runtime.process.control_group import ControlGroup, GroupPlace
+from coordinator.runtime.process.control_group import ControlGroup, GroupPlace, fill_cpuset
 from coordinator.runtime.process.hierarchies import LIMITED, Hierarchies, find_hierarchies
 from coordinator.runtime.protocol import Launch
 from events.errors import Refused, Unavailable
@@ -30,7 +31,7 @@ _OURS = "coordinator"
 _KEY_DIGITS = 8
 _HOW = (
     "under systemd (cgroup v2) give the agent's unit Delegate=yes and DelegateSubgroup=agent; with cgroup v1 run it as "
-    "root or own its groups; or use node.isolation available or none"
+    "root or own its groups; or use {otherwise}"
 )
 
 log = structlog.get_logger(__name__)
@@ -45,13 +46,20 @@ def check_isolation(isolation: Isolation, found: Hierarchies | None = None) -> N
     """
     found = found if found is not None else find_hierarchies()
     if isolation == "limits" and found.lacks:
-        raise _refused(found.lacks)
+        raise _refused(found.lacks, Demand())
 
 
 def groups_of(cluster: str, root: Path) -> Path:
     """Return the folder of the groups of a runtime, below the group of its process."""
     key = hashlib.sha256(str(root).encode()).hexdigest()[:_KEY_DIGITS]
     return Path(_OURS, f"{cluster}.{key}")
+
+
+class Demand(msgspec.Struct, frozen=True, kw_only=True):
+    """What asks for all limits, and what would not."""
+
+    of: str = "node.isolation is 'limits'"
+    otherwise: str = "node.isolation available or none"
 
 
 class ControlGroups:
@@ -65,10 +73,12 @@ class ControlGroups:
         isolation: Isolation,
         pids_max: int = PIDS_MAX,
         found: Hierarchies | None = None,
+        demand: Demand | None = None,
     ) -> None:
         self._below = groups_of(cluster, root)
         self._isolation = isolation
         self._pids_max = pids_max
+        self._demand = demand or Demand()
         self._found = found if found is not None else find_hierarchies()
         self._folders: dict[str, Path] = {}
         self._left: list[ControlGroup] = []
@@ -96,7 +106,8 @@ class ControlGroups:
         log.info("limits_found", isolation=self._isolation, limits=self.limits, lacks=lacks)
         if self._isolation == "limits" and not self._folders.keys() >= set(LIMITED):
             self.close()
-            raise _refused({controller: why for controller, why in lacks.items() if controller in LIMITED})
+            lacks = {controller: why for controller, why in lacks.items() if controller in LIMITED}
+            raise _refused(lacks, self._demand)
 
     def place(self, name: str) -> GroupPlace | None:
         """Return where the group of a container will be; None when it gets none."""
@@ -152,6 +163,9 @@ class ControlGroups:
             words = " ".join(f"+{controller}" for controller in self._found.folders)
             for path in (folder, opened.parent, opened):
                 (path / "cgroup.subtree_control").write_text(words)
+        else:
+            for path in (opened.parent, opened):
+                fill_cpuset(path)
         return opened
 
 
@@ -164,9 +178,10 @@ def _ended(group: ControlGroup) -> bool:
         return False
 
 
-def _refused(lacks: dict[str, str]) -> Refused:
+def _refused(lacks: dict[str, str], demand: Demand) -> Refused:
     why = "; ".join(f"{controller}: {reason}" for controller, reason in lacks.items())
+    how = _HOW.format(otherwise=demand.otherwise)
     return Refused(
-        f"node.isolation is 'limits', but this node cannot limit {', '.join(lacks)} ({why}): {_HOW}",
+        f"{demand.of}, but this node cannot limit {', '.join(lacks)} ({why}): {how}",
         reason="bad_runtime",
     )

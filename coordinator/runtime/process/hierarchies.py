@@ -19,6 +19,8 @@ LIMITED = ("cpu", "memory", "pids")
 """The controllers that limit something."""
 _HELPFUL = ("cpuacct", "freezer")
 """Of version 1: they measure and pause, and version 2 does both without them."""
+UNIFIED = "unified"
+"""The hierarchy of version 2 beside those of version 1, without a controller."""
 _AGENT = "agent"
 _OWN = Path("/proc/self")
 _escaped = re.compile(r"\\([0-7]{3})")
@@ -44,15 +46,19 @@ class _Mount(msgspec.Struct, frozen=True, kw_only=True):
     options: frozenset[str]
 
 
-def find_hierarchies(own: Path = _OWN) -> Hierarchies:
-    """Return where the process with the folder *own* of `/proc` may make control groups."""
+def find_hierarchies(own: Path = _OWN, *, whole: bool = False) -> Hierarchies:
+    """
+    Return where the process with the folder *own* of `/proc` may make control groups.
+
+    The *whole* of version 1 has the hierarchies that neither limit nor measure, too: an OCI runtime makes groups there.
+    """
     try:
         mounts = _mounts((own / "mountinfo").read_text(errors="replace"))
         groups = _groups((own / "cgroup").read_text(errors="replace"))
     except OSError as error:
         return _none(f"{error.filename} cannot be read ({error.strerror}): only Linux has control groups")
     if any(mount.kind == "cgroup" and not mount.options.isdisjoint(LIMITED) for mount in mounts):
-        return _version_1(mounts, groups)
+        return _version_1(mounts, groups, whole=whole)
     for mount in mounts:
         if mount.kind == "cgroup2":
             return _version_2(mount, groups.get("", "/"))
@@ -63,10 +69,11 @@ def _none(why: str) -> Hierarchies:
     return Hierarchies(version=0, folders={}, lacks=dict.fromkeys(LIMITED, why))
 
 
-def _version_1(mounts: list[_Mount], groups: dict[str, str]) -> Hierarchies:
+def _version_1(mounts: list[_Mount], groups: dict[str, str], *, whole: bool) -> Hierarchies:
     folders: dict[str, Path] = {}
     lacks: dict[str, str] = {}
-    for controller in (*LIMITED, *_HELPFUL):
+    others = groups.keys() - {*LIMITED, *_HELPFUL, ""} if whole else set()
+    for controller in (*LIMITED, *_HELPFUL, *sorted(others)):
         mount = next((one for one in mounts if one.kind == "cgroup" and controller in one.options), None)
         if mount is None or controller not in groups:
             lacks[controller] = "its hierarchy of cgroup v1 is not mounted"
@@ -77,6 +84,9 @@ def _version_1(mounts: list[_Mount], groups: dict[str, str]) -> Hierarchies:
         else:
             folders[controller] = folder
     lacks = {controller: why for controller, why in lacks.items() if controller in LIMITED}
+    unified = next((one for one in mounts if one.kind == "cgroup2" and one.is_writable), None)
+    if whole and unified is not None:
+        folders[UNIFIED] = _inside(unified, groups.get("", "/"))
     return Hierarchies(version=1, folders=folders, lacks=lacks)
 
 

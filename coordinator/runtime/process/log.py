@@ -19,6 +19,7 @@ _OLDER = "log.1"
 _TAIL_BYTES = 16 * 1024 * 1024
 _FIRST_BYTES = 256 * 1024
 _CHUNK_BYTES = 1024 * 1024
+_LAST_WORDS = 3
 
 
 def create_log(directory: Path) -> int:
@@ -67,6 +68,11 @@ def tail(directory: Path, lines: int) -> list[str]:
     if not whole:
         found[0] = f"…{found[0]}"
     return found[-lines:]
+
+
+def last_words(directory: Path) -> str:
+    """Return the last lines in one, for a message."""
+    return " ".join(tail(directory, _LAST_WORDS)) or "its log is empty"
 
 
 def _last(directory: Path, max_bytes: int) -> tuple[bytes, bool]:

@@ -21,7 +21,7 @@ import asyncio
 import fcntl
 import os
 import signal
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
@@ -42,13 +42,13 @@ from coordinator.runtime.launch_checks import (
 from coordinator.runtime.process import directory as on_disk
 from coordinator.runtime.process.container import ProcessContainer
 from coordinator.runtime.process.control_group import ControlGroup
-from coordinator.runtime.process.control_groups import PIDS_MAX, ControlGroups, Isolation
+from coordinator.runtime.process.control_groups import PIDS_MAX, ControlGroups, Demand, Isolation
 from coordinator.runtime.process.directory import LaunchRecord
 from coordinator.runtime.process.grants import Grants
 from coordinator.runtime.process.group import ProcessGroup
 from coordinator.runtime.process.hierarchies import Hierarchies
-from coordinator.runtime.process.log import create_log, rotate, tail
-from coordinator.runtime.process.program import environment_of, program_of
+from coordinator.runtime.process.log import create_log, last_words, rotate, tail
+from coordinator.runtime.process.program import Commands, Invocation, Programs
 from coordinator.runtime.process.removal import Removal
 from coordinator.runtime.process.shim import spawn
 from coordinator.runtime.process.table import ProcessTable, process_table
@@ -75,6 +75,7 @@ class ProcessRuntime:
     """
 
     name = "process"
+    demand = Demand()
 
     def __init__(
         self,
@@ -92,6 +93,7 @@ class ProcessRuntime:
         isolation: Isolation = "none",
         pids_max: int = PIDS_MAX,
         hierarchies: Hierarchies | None = None,
+        programs: Programs | None = None,
     ) -> None:
         self._root = root.absolute()
         self._cluster = checked(cluster, "cluster")
@@ -105,8 +107,14 @@ class ProcessRuntime:
         self._clock = clock or SystemClock()
         self._grants = Grants(self._root, cluster=self._cluster, kind=self._table.kind, clock=self._clock)
         self._control = ControlGroups(
-            cluster=self._cluster, root=self._root, isolation=isolation, pids_max=pids_max, found=hierarchies
+            cluster=self._cluster,
+            root=self._root,
+            isolation=isolation,
+            pids_max=pids_max,
+            found=hierarchies,
+            demand=self.demand,
         )
+        self._programs = programs or Commands()
         self._containers: dict[str, ProcessContainer] = {}
         self._changed = asyncio.Event()
         self._lock: int | None = None
@@ -121,7 +129,8 @@ class ProcessRuntime:
 
     async def __aenter__(self) -> Self:
         if self._lock is not None:
-            raise Unavailable(f"the process runtime of {self._root} is already open: open it only once")
+            raise Unavailable(f"the {self.name} runtime of {self._root} is already open: open it only once")
+        self._programs.open()
         try:
             self._lock = _locked(self._root)
             self._control.open()
@@ -164,7 +173,12 @@ class ProcessRuntime:
             container = self._launch(launch)
         await self._begun(container)
         container.settle()
-        return container.observed()
+        observed = container.observed()
+        if observed.cause == ExitCause.EXITED and self._programs.never_ran(container.directory):
+            words = await asyncio.to_thread(last_words, container.directory)
+            self._forget(container)
+            raise Unavailable(f"container {launch.name} cannot be started: {words}")
+        return observed
 
     async def grant(self, until: float) -> None:
         self._check_open()
@@ -224,7 +238,7 @@ class ProcessRuntime:
 
     def _check_open(self) -> None:
         if self._timer is None:
-            raise Unavailable("the process runtime is not open: use it in 'async with'")
+            raise Unavailable(f"the {self.name} runtime is not open: use it in 'async with'")
 
     def _find(self, container_id: str, generation: str) -> ProcessContainer:
         self._check_open()
@@ -245,8 +259,7 @@ class ProcessRuntime:
 
     def _launch(self, launch: Launch) -> ProcessContainer:
         """Create directory, record and process without awaiting, so that no second start can come in between."""
-        environment = environment_of(launch)
-        command = (program_of(launch.command[0], environment["PATH"]), *launch.command[1:])
+        invocation = self._programs.invocation(launch)
         try:
             place = self._control.place(launch.name)
             directory, record = on_disk.create(self._root, launch, self._clock.wall(), place)
@@ -257,7 +270,8 @@ class ProcessRuntime:
         try:
             until = "" if launch.until is None else self._grants.shown(launch.until)
             group = self._control.make(place, launch) if place is not None else None
-            shim = self._spawn(directory, command, environment, until, group)
+            self._programs.furnish(directory, launch, place)
+            shim = self._spawn(directory, invocation, until, group)
         except OSError as error:
             if place is not None:
                 self._control.end(ControlGroup(place))
@@ -273,14 +287,14 @@ class ProcessRuntime:
             table=self._table,
             on_exit=self._changed.set,
             on_group_end=self._control.end,
+            programs=self._programs,
             shim=shim,
         )
 
     def _spawn(
         self,
         directory: Path,
-        command: tuple[str, ...],
-        environment: Mapping[str, str],
+        invocation: Invocation,
         until: str,
         group: ControlGroup | None,
     ) -> int:
@@ -288,14 +302,15 @@ class ProcessRuntime:
         try:
             return spawn(
                 directory,
-                command=command,
-                environment=environment,
-                working_directory=self._working_directory or directory / on_disk.WORK,
+                command=invocation.command,
+                environment=invocation.environment,
+                working_directory=self._working_directory or directory / invocation.folder,
                 log=descriptor,
                 kind=self._table.kind,
                 until=until,
                 grant=self._grants.name,
                 group=group,
+                enters=invocation.enters,
             )
         finally:
             os.close(descriptor)

@@ -173,6 +173,7 @@ def spawn(
     until: str = "",
     grant: str = "",
     group: ControlGroup | None = None,
+    enters: bool = True,
 ) -> int:
     """
     Start the shim of a container in *directory*, in its own session and process group, and return its pid.
@@ -180,7 +181,8 @@ def spawn(
     With *until*, as `Grants.shown` writes it, the container is killed at this time unless a longer grant has come in
     the file *grant*, beside *directory*.
 
-    The command enters *group*; when it cannot, it does not run, and the exit code is 126.
+    The command *enters* its *group*, unless it puts something there itself; when it cannot, it does not run, and the
+    exit code is 126.
 
     All paths and `command[0]` must be absolute. Output goes to the descriptor *log*. The caller must reap the pid.
 
@@ -189,9 +191,9 @@ def spawn(
     """
     joins: tuple[str, ...] = group.joins if group is not None else ()
     thaw = group.thaw if group is not None else Thaw()
-    enters: tuple[str | Path, ...] = (joins[0] if joins else "", thaw.file, thaw.word, *joins, "--", working_directory)
+    control: tuple[str, ...] = (joins[0] if joins else "", thaw.file, thaw.word, *(joins if enters else ()))
     process = subprocess.Popen(
-        (SHELL, "-c", SCRIPT, "container", kind, directory, until, grant, *enters, *command),
+        (SHELL, "-c", SCRIPT, "container", kind, directory, until, grant, *control, "--", working_directory, *command),
         cwd=directory,
         env=environment,
         stdin=subprocess.DEVNULL,

@@ -399,7 +399,7 @@ class TestWrongValues:
             ("registry: {health_check_networks: 7}", "use a list of at most 256 networks, such as 10.0.0.0/8"),
             ("namespace: a.b", "namespace is 'a.b' (some.yaml line 1): use 1 to 64 of A-Z a-z 0-9 _ -"),
             ("node: {node_id: a.b}", "node.node_id is 'a.b' (some.yaml line 1): use 1 to 64 of A-Z"),
-            ("node: {runtime: podman}", "node.runtime is 'podman' (some.yaml line 1): use process or docker or fake"),
+            ("node: {runtime: lxc}", "node.runtime is 'lxc' (some.yaml line 1): use process or docker or oci or fake"),
             ("nats: {replicas: 2}", "nats.replicas is 2 (some.yaml line 1): use 1, 3 or 5"),
             ("nats: {replicas: x}", "nats.replicas is 'x' (some.yaml line 1): use a whole number from 1 to 5"),
             ("nats: {creds: 5}", "nats.creds is 5 (some.yaml line 1): use a path (file of credentials)"),

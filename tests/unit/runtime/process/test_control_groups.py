@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from coordinator.errors import Refused
-from coordinator.runtime.process.control_group import ControlGroup, GroupPlace
+from coordinator.runtime.process.control_group import ControlGroup, GroupPlace, fill_cpuset
 from coordinator.runtime.process.control_groups import ControlGroups, check_isolation
 from coordinator.runtime.process.hierarchies import LIMITED, find_hierarchies
 from coordinator.runtime.protocol import RuntimeState, Usage
@@ -53,6 +53,30 @@ def test_version_1_below_the_own_group(tmp_path: Path) -> None:
     assert (found.version, found.lacks) == (1, {})
     shared = at / "cpu,cpuacct/agents"
     assert found.folders == {"cpu": shared, "cpuacct": shared, "memory": at / "memory/agents", "pids": at / "pids"}
+
+
+def test_the_whole_of_version_1(tmp_path: Path) -> None:
+    """Every hierarchy in which a group can be made, and that of version 2 beside them."""
+    mounts = V1 + "42 31 0:38 / {at}/systemd rw - cgroup cgroup rw,name=systemd\n"
+    own, at = machine(tmp_path, mounts, "5:name=systemd:/s\n4:cpu,cpuacct:/\n3:memory:/\n2:pids:/\n1:blkio:/\n0::/u\n")
+    for name in ("cpu,cpuacct", "memory", "pids", "systemd/s", "unified/u"):
+        (at / name).mkdir(parents=True)
+    found = find_hierarchies(own, whole=True)
+    assert found.folders.keys() == {"cpu", "cpuacct", "memory", "pids", "name=systemd", "unified"}
+    assert (found.folders["name=systemd"], found.folders["unified"]) == (at / "systemd/s", at / "unified/u")
+    assert found.lacks == {}
+
+
+def test_a_group_has_the_processors_of_the_one_above(tmp_path: Path) -> None:
+    """In version 1 a new group has none, and no process may enter it."""
+    inner = tmp_path / "inner"
+    inner.mkdir()
+    for name, above in (("cpuset.cpus", "0-3\n"), ("cpuset.mems", "0\n")):
+        (tmp_path / name).write_text(above)
+        (inner / name).write_text("\n")
+    (inner / "cpuset.mems").write_text("1\n")
+    fill_cpuset(inner)
+    assert ((inner / "cpuset.cpus").read_text(), (inner / "cpuset.mems").read_text()) == ("0-3\n", "1\n")
 
 
 def test_version_1_in_a_container(tmp_path: Path) -> None:
