@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import structlog
 
 from coordinator.app.facade import Facade, new_id
+from coordinator.client.containers import until_not
 from coordinator.client.nodes import ask_node
 from coordinator.client.paging import listed
 from coordinator.client.reads import ask_follower
@@ -40,8 +41,6 @@ if TYPE_CHECKING:
     from coordinator.commands.cluster import ClusterStats
     from projections.container import Container
 
-WAIT_S = 20.0
-"""How long one question waits at the coordinator; a longer wait repeats the question."""
 COUNT_TIMEOUT_S = 3.0
 """How long statistics wait for a follower."""
 
@@ -261,14 +260,8 @@ class ContainerManager(Facade):
 
     async def _until_not(self, container_id: str, unless: tuple[_S, ...]) -> ContainerStatus:
         """Wait while the status is one of *unless*, at most `container.default_timeout` seconds; return the status."""
-        left_s = (await self.opened()).settings.container.default_timeout
-        while True:
-            portion_s = min(left_s, WAIT_S)
-            left_s -= portion_s
-            found = await self.execute(GetContainer(container_id=container_id, unless=unless, wait_s=portion_s))
-            status: ContainerStatus = found.status
-            if status not in unless or left_s <= 0:
-                return status
+        timeout_s = (await self.opened()).settings.container.default_timeout
+        return (await until_not(self, container_id, unless, timeout_s)).status
 
     async def _ask_node(self, container_id: str, verb: str, *, previous: bool = False, **options: Any) -> Any:
         app = await self.opened()
