@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import textwrap
+from contextlib import aclosing, suppress
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -369,10 +370,20 @@ def container_usage(ctx: click.Context, container_id: str, url: str | None, outp
 @click.argument("container_id", metavar="ID")
 @click.option("-n", "--lines", type=click.IntRange(1, 10_000), default=100, show_default=True, help="Number of lines.")
 @click.option("-p", "--previous", is_flag=True, help="What it wrote before its last start.")
+@click.option("-f", "--follow", is_flag=True, help="Print new lines as they come, until it is destroyed.")
 @URL
 @click.pass_context
-def container_logs(ctx: click.Context, container_id: str, lines: int, url: str | None, *, previous: bool) -> None:
-    """Print the last log lines of a container, since its last start."""
+def container_logs(
+    ctx: click.Context, container_id: str, lines: int, url: str | None, *, previous: bool, follow: bool
+) -> None:
+    """
+    Print the last log lines of a container, since its last start.
+
+    With --follow also those of later starts, on whichever node, until it is destroyed or on Ctrl-C. What is missing is
+    told on standard error.
+    """
+    if follow and previous:
+        raise click.UsageError("use either --follow or --previous: what it wrote before its last start has ended")
 
     async def logs(client: Client) -> list[str]:
         found: Container = await client.execute(GetContainer(container_id=container_id))
@@ -381,8 +392,21 @@ def container_logs(ctx: click.Context, container_id: str, lines: int, url: str |
         written: list[str] = await ask_node(client, found.node_id, "logs", question)
         return written
 
+    if follow:
+        with suppress(KeyboardInterrupt):  # it is how this ends
+            asking(ctx, url, lambda client: _follow(client, container_id, lines))
+        return
     for line in asking(ctx, url, logs):
         click.echo(clean(line))
+
+
+async def _follow(client: Client, container_id: str, lines: int) -> None:
+    from coordinator.cli.tail import while_read
+    from coordinator.client.follow_logs import follow_logs
+
+    async with while_read(), aclosing(follow_logs(client, container_id, lines)) as found:
+        async for line in found:
+            click.echo(f"note: {clean(line.text)}" if line.is_note else clean(line.text), err=line.is_note)
 
 
 def _bytes(count: int | None) -> str:

@@ -6,6 +6,7 @@ Calls that change a container return when the change has happened on its node, n
 
 from __future__ import annotations
 
+from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,7 @@ import structlog
 
 from coordinator.app.facade import Facade, new_id
 from coordinator.client.containers import until_not
+from coordinator.client.follow_logs import follow_logs
 from coordinator.client.nodes import ask_node
 from coordinator.client.paging import listed
 from coordinator.client.reads import ask_follower
@@ -36,8 +38,9 @@ from events.resources import Resources
 from projections.store.port import Counts
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import AsyncGenerator, Mapping
 
+    from coordinator.client.follow_logs import LogLine
     from coordinator.commands.cluster import ClusterStats
     from projections.container import Container
 
@@ -208,6 +211,24 @@ class ContainerManager(Facade):
         """
         flag("previous", previous)
         return list(await self._ask_node(container_id, "logs", lines=whole("lines", lines), previous=previous))
+
+    async def follow_logs(self, container_id: str, lines: int = 100) -> AsyncGenerator[LogLine]:
+        """
+        Yield the last *lines* lines of a container, then each further one, until it is destroyed.
+
+        That is over its restarts, on whichever node it runs. Each item has the `text` of a line, its `generation` and
+        `node_id`; one with `is_note` tells what is missing, or why no line comes. Nothing comes twice.
+
+        Raises:
+            NotFound: the container does not exist.
+            Unavailable: its node does not answer the first question; later ones are repeated until it does.
+            Refused: its node cannot do it: its runtime, or the release of its agent.
+        """
+        container_id, lines = text("container_id", container_id), whole("lines", lines)
+        app = await self.opened()
+        async with aclosing(follow_logs(app.client, container_id, lines, door=self)) as found:
+            async for line in found:
+                yield line
 
     async def get_resource_usage(self, container_id: str) -> dict[str, Any]:
         """

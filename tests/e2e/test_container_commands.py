@@ -145,3 +145,27 @@ def test_a_restart_that_is_interrupted_can_be_finished(cluster: Up, tmp_path: Pa
     assert found["container"]["reason"] == "restart"
     assert "finishes its restart" in found["next"][0]["does"]
     assert good(*found["next"][0]["run"].split()[2:]) == "running\n"
+
+
+def test_logs_are_followed_over_a_restart(cluster: Up, tmp_path: Path) -> None:
+    """Until the container is destroyed, or until Ctrl-C, which is no error; `--previous` has an end already."""
+    good("create", "idle", "--id", "told")
+    environment = {"COORDINATOR_URL": cluster.url}
+    with (
+        running("container", "logs", "told", "-f", written=tmp_path / "one", **environment) as one,
+        running("container", "logs", "told", "--follow", written=tmp_path / "two", **environment) as two,
+    ):
+        good("start", "told")
+        first = shown("told")["container"]["generation"]
+        for reader in (one, two):
+            reader.until_written(f"begun {first}\n")
+        good("restart", "told")
+        second = shown("told")["container"]["generation"]
+        for reader in (one, two):
+            reader.until_written(f"begun {second}\n")
+        assert two.stop(signal.SIGINT) == 0
+        good("destroy", "told", "--force")
+        assert one.ended() == 0
+        assert one.written == two.written == f"begun {first}\nbegun {second}\n"
+    assert "either --follow or --previous" in bad(2, "logs", "told", "-f", "-p")
+    assert "'nobody'" in bad(4, "logs", "nobody", "-f")
