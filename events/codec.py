@@ -47,10 +47,13 @@ from events.inbox import InboxGap, InboxRead, InboxRecorded, InboxRefused
 from events.limit import LimitDefined, LimitDeleted
 from events.node import (
     NodeCordoned,
+    NodeDrained,
+    NodeDraining,
     NodeHeartbeat,
     NodeLost,
     NodeRegistered,
     NodeRemoved,
+    NodeRemoving,
     NodeReturned,
     NodeUncordoned,
 )
@@ -123,7 +126,8 @@ AnyEvent = (
     | TaskUnblocked
     | TaskPaused | TaskResumed | TaskExtended
     | WorkerRegistered | WorkerDraining | WorkerLeft | WorkerLost | WorkerHeartbeat
-    | NodeRegistered | NodeCordoned | NodeUncordoned | NodeLost | NodeReturned | NodeRemoved | NodeHeartbeat
+    | NodeRegistered | NodeCordoned | NodeUncordoned | NodeDraining | NodeDrained | NodeRemoving | NodeLost
+    | NodeReturned | NodeRemoved | NodeHeartbeat
     | PoolDefined | PoolRequested | PoolAllocated | PoolBound | PoolMoved | PoolReleased | PoolPreempted
     | PoolWithdrawn
     | LimitDefined | LimitDeleted

@@ -122,6 +122,8 @@ class ContainerCreated(ContainerEvent, frozen=True, kw_only=True, gc=False, omit
 
 RESTART = "restart"
 """The reason of a start that follows a failure."""
+MOVED = "moved"
+"""The reason of a start on another node, after a stop with `move`."""
 
 
 class ContainerStarting(ContainerEvent, frozen=True, kw_only=True, gc=False, omit_defaults=True):
@@ -156,11 +158,19 @@ class ContainerResumed(ContainerEvent, frozen=True, kw_only=True, gc=False):
 
 
 class ContainerStopping(ContainerEvent, frozen=True, kw_only=True, gc=False, omit_defaults=True):
-    """The container is to stop: at once when `force`, and to be removed afterwards when `destroy`."""
+    """
+    The container is to stop: at once when `force`, and to be removed afterwards when `destroy`.
+
+    With `move` it remains desired, and starts on another node when it has stopped.
+    """
+
+    SINCE: ClassVar[Mapping[str, int]] = {"move": 2}
+    VERSION: ClassVar[int] = 2
 
     force: bool = False
     destroy: bool = False
     reason: str = "requested"
+    move: bool = False
 
 
 class ContainerStopped(ContainerEvent, frozen=True, kw_only=True, gc=False, omit_defaults=True):

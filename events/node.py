@@ -29,7 +29,22 @@ class NodeCordoned(NodeEvent, frozen=True, kw_only=True, gc=False, omit_defaults
 
 
 class NodeUncordoned(NodeEvent, frozen=True, kw_only=True, gc=False):
-    """The node gets containers again."""
+    """The node gets containers again; a drain or a removal that was under way is over."""
+
+
+class NodeDraining(NodeEvent, frozen=True, kw_only=True, gc=False, omit_defaults=True):
+    """The node gets no containers and gives away those that it has, at the latest at the commit time `until`."""
+
+    until: float
+    reason: str = ""
+
+
+class NodeDrained(NodeEvent, frozen=True, kw_only=True, gc=False):
+    """Nothing runs any more on a node that drains."""
+
+
+class NodeRemoving(NodeEvent, frozen=True, kw_only=True, gc=False):
+    """The node gets no answers any more, so its containers end; when it is lost it is removed."""
 
 
 class NodeLost(NodeEvent, frozen=True, kw_only=True, gc=False):

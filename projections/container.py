@@ -14,6 +14,7 @@ import msgspec
 from events.base import START, Position
 from events.container import (
     AS_ALL,
+    MOVED,
     NO_FAULT,
     RESTART,
     ContainerCreated,
@@ -138,6 +139,11 @@ class Container(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaul
         """Whether the container holds its resources on its node."""
         return self.status in HOLDING
 
+    @property
+    def is_moving(self) -> bool:
+        """Whether the container stops, or has stopped, to be started on another node."""
+        return self.status in (_S.STOPPING, _S.STOPPED) and self.desired in (Desired.RUNNING, Desired.PAUSED)
+
 
 def evolve(container: Container | None, event: AnyContainerEvent, stamp: Stamp) -> Container:
     """Fold one event into the container it is about."""
@@ -151,9 +157,12 @@ def evolve(container: Container | None, event: AnyContainerEvent, stamp: Stamp) 
         check_status({_S.RUNNING}, container.status, event, stamp)
         return msgspec.structs.replace(container, desired=Desired.PAUSED)
     if isinstance(event, ContainerResuming):
-        check_status({_S.STARTING, _S.RUNNING, _S.PAUSED, _S.ERROR}, container.status, event, stamp)
+        if not container.is_moving:
+            check_status({_S.STARTING, _S.RUNNING, _S.PAUSED, _S.ERROR}, container.status, event, stamp)
         return msgspec.structs.replace(container, desired=Desired.RUNNING)
     after = _evolve(container, event, stamp)
+    if container.is_moving and isinstance(event, ContainerStopped):  # it has stopped, and is not to start any more
+        return after
     check_legal(LEGAL, container.status, after.status, event, stamp)
     return after
 
@@ -209,11 +218,12 @@ def _evolve(container: Container, event: MovingContainerEvent, stamp: Stamp) -> 
             check_status({_S.PAUSED}, container.status, event, stamp)
             return replace(container, status=_S.RUNNING)
         case ContainerStopping():
-            desired = Desired.DESTROYED if event.destroy else Desired.STOPPED
+            desired = Desired.DESTROYED if event.destroy else container.desired if event.move else Desired.STOPPED
             return replace(container, status=_S.STOPPING, desired=desired, force=event.force, reason=event.reason)
         case ContainerStopped():
             stopped = replace(container, status=_S.STOPPED, pid=0, exit_code=event.exit_code, restart_at=None)
-            return stopped if container.desired is Desired.DESTROYED else replace(stopped, desired=Desired.STOPPED)
+            keeps = container.desired is Desired.DESTROYED or (container.status is _S.STOPPING and container.is_moving)
+            return stopped if keeps else replace(stopped, desired=Desired.STOPPED)
         case ContainerFailed():
             return replace(
                 container,
@@ -243,7 +253,7 @@ def _evolve(container: Container, event: MovingContainerEvent, stamp: Stamp) -> 
 
 
 def _starting(container: Container, event: ContainerStarting, stamp: Stamp) -> Container:
-    is_restart = event.reason == RESTART
+    goes_on = event.reason in (RESTART, MOVED)
     return msgspec.structs.replace(
         container,
         status=_S.STARTING,
@@ -252,8 +262,8 @@ def _starting(container: Container, event: ContainerStarting, stamp: Stamp) -> C
         generation=str(stamp.position),
         restarts=event.restarts,
         restart_at=None,
-        recent_failures=container.recent_failures if is_restart else 0,
-        counted_from=container.counted_from if is_restart else None,
+        recent_failures=container.recent_failures if goes_on else 0,
+        counted_from=container.counted_from if goes_on else None,
         starts=container.starts + 1,
         starting_at=stamp.time,
         started_at=None,
@@ -265,7 +275,7 @@ def _starting(container: Container, event: ContainerStarting, stamp: Stamp) -> C
 
 
 def _desired(container: Container, event: ContainerStarting) -> Desired:
-    """Return the desired state after a start: RUNNING, except after the restart of a container that was paused."""
-    if event.reason == RESTART and container.desired is Desired.PAUSED:
+    """Return the desired state after a start: RUNNING, except after the restart or move of one that was paused."""
+    if event.reason in (RESTART, MOVED) and container.desired is Desired.PAUSED:
         return Desired.PAUSED
     return Desired.RUNNING

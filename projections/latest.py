@@ -24,7 +24,17 @@ from events.container import (
     ContainerStopped,
     ContainerStopping,
 )
-from events.node import NodeCordoned, NodeLost, NodeRegistered, NodeRemoved, NodeReturned, NodeUncordoned
+from events.node import (
+    NodeCordoned,
+    NodeDrained,
+    NodeDraining,
+    NodeLost,
+    NodeRegistered,
+    NodeRemoved,
+    NodeRemoving,
+    NodeReturned,
+    NodeUncordoned,
+)
 from events.service import ServiceDeregistered, ServiceHealthChanged, ServiceRegistered
 from events.task import (
     TaskAttemptFailed,
@@ -62,7 +72,7 @@ _CHANGES: dict[str, tuple[type[Event], ...]] = {
     ),
     SERVICE: (ServiceHealthChanged,),
     WORKER: (WorkerDraining,),
-    NODE: (NodeCordoned, NodeUncordoned, NodeLost, NodeReturned),
+    NODE: (NodeCordoned, NodeUncordoned, NodeDraining, NodeDrained, NodeRemoving, NodeLost, NodeReturned),
 }  # fmt: skip
 _CLEAR: dict[str, tuple[type[Event], ...]] = {
     TASK: (TaskCompleted, TaskFailed, TaskCancelled, TaskTimedOut),

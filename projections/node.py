@@ -10,10 +10,13 @@ import msgspec
 from events.base import START, Position
 from events.node import (
     NodeCordoned,
+    NodeDrained,
+    NodeDraining,
     NodeHeartbeat,
     NodeLost,
     NodeRegistered,
     NodeRemoved,
+    NodeRemoving,
     NodeReturned,
     NodeUncordoned,
 )
@@ -21,9 +24,11 @@ from events.resources import NONE, Resources
 from projections.stamp import Stamp, check_legal, missing
 
 if TYPE_CHECKING:
-    AnyNodeEvent = (
-        NodeRegistered | NodeCordoned | NodeUncordoned | NodeLost | NodeReturned | NodeRemoved | NodeHeartbeat
-    )
+    ChangingNodeEvent = (
+        NodeCordoned | NodeUncordoned | NodeDraining | NodeDrained | NodeRemoving | NodeLost | NodeReturned
+        | NodeRemoved
+    )  # fmt: skip
+    AnyNodeEvent = NodeRegistered | NodeHeartbeat | ChangingNodeEvent
 
 
 class NodeStatus(Enum):
@@ -45,7 +50,12 @@ LEGAL: dict[NodeStatus, frozenset[NodeStatus]] = {
 
 
 class Node(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults=True):
-    """One node; `cordoned` is kept while the node is lost."""
+    """
+    One node; `cordoned` is kept while the node is lost.
+
+    A node that drains is cordoned, has its containers until the commit time `draining_until` at the latest, and is
+    `drained` when nothing runs on it; one that is `removing` is removed when it is lost.
+    """
 
     node_id: str
     status: NodeStatus
@@ -55,6 +65,9 @@ class Node(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults=Tr
     runtime: str = ""
     labels: dict[str, str] = {}
     cordoned: bool = False
+    draining_until: float | None = None
+    drained: bool = False
+    removing: bool = False
     lost_at: float = 0.0
     reason: str = ""
     ended_at: float | None = None
@@ -65,6 +78,11 @@ class Node(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults=Tr
         """Whether the node was removed."""
         return self.status is NodeStatus.REMOVED
 
+    @property
+    def is_leaving(self) -> bool:
+        """Whether nothing may start on the node, not even what it has."""
+        return self.draining_until is not None or self.removing
+
 
 def evolve(node: Node | None, event: AnyNodeEvent, stamp: Stamp) -> Node:
     """Fold one event into the node it is about."""
@@ -72,37 +90,57 @@ def evolve(node: Node | None, event: AnyNodeEvent, stamp: Stamp) -> Node:
         return _registered(node, event, stamp)
     if node is None or node.is_ended or isinstance(event, NodeHeartbeat):
         missing(event, stamp)
-    if node.status is _S.LOST and isinstance(event, NodeCordoned | NodeUncordoned):
+    if node.status is _S.LOST and isinstance(
+        event, NodeCordoned | NodeUncordoned | NodeDraining | NodeDrained | NodeRemoving
+    ):
         # Only the node itself can end its LOST status; `cordoned` decides its status when it returns.
-        return msgspec.structs.replace(node, cordoned=isinstance(event, NodeCordoned))
+        return msgspec.structs.replace(_evolve(node, event, stamp), status=node.status, reason=node.reason)
     after = _evolve(node, event, stamp)
+    if node.status is _S.CORDONED and isinstance(event, NodeDraining | NodeDrained | NodeRemoving):
+        return after
     check_legal(LEGAL, node.status, after.status, event, stamp)
     return after
 
 
 def _registered(node: Node | None, event: NodeRegistered, stamp: Stamp) -> Node:
-    cordoned = node is not None and node.cordoned
+    known = node if node is not None and node.cordoned else None
     return Node(
         node_id=event.node_id,
-        status=NodeStatus.CORDONED if cordoned else NodeStatus.READY,
+        status=NodeStatus.READY if known is None else NodeStatus.CORDONED,
         registered=stamp.position,
         registered_at=stamp.time,
         capacity=event.capacity,
         runtime=event.runtime,
         labels=event.labels,
-        cordoned=cordoned,
+        cordoned=known is not None,
+        draining_until=None if known is None else known.draining_until,
+        drained=known is not None and known.drained,
+        removing=known is not None and known.removing,
     )
 
 
-def _evolve(
-    node: Node, event: NodeCordoned | NodeUncordoned | NodeLost | NodeReturned | NodeRemoved, stamp: Stamp
-) -> Node:
+def _evolve(node: Node, event: ChangingNodeEvent, stamp: Stamp) -> Node:
     replace = msgspec.structs.replace
     match event:
         case NodeCordoned():
             return replace(node, status=_S.CORDONED, cordoned=True, reason=event.reason)
         case NodeUncordoned():
-            return replace(node, status=_S.READY, cordoned=False, reason="")
+            return replace(
+                node, status=_S.READY, cordoned=False, draining_until=None, drained=False, removing=False, reason=""
+            )
+        case NodeDraining():
+            return replace(
+                node,
+                status=_S.CORDONED,
+                cordoned=True,
+                draining_until=event.until,
+                drained=False,
+                reason=event.reason,
+            )
+        case NodeDrained():
+            return replace(node, drained=True)
+        case NodeRemoving():
+            return replace(node, status=_S.CORDONED, cordoned=True, removing=True)
         case NodeLost():
             reason = f"silent for {event.silent_for_s:.1f} s, limit {event.limit_s:g} s"
             return replace(node, status=_S.LOST, reason=reason, lost_at=stamp.time)
@@ -110,6 +148,14 @@ def _evolve(
             return replace(node, status=_S.CORDONED if node.cordoned else _S.READY, reason="")
         case NodeRemoved():
             return replace(
-                node, status=_S.REMOVED, cordoned=False, reason=event.reason, ended_at=stamp.time, ended=stamp.position
+                node,
+                status=_S.REMOVED,
+                cordoned=False,
+                draining_until=None,
+                drained=False,
+                removing=False,
+                reason=event.reason,
+                ended_at=stamp.time,
+                ended=stamp.position,
             )
     assert_never(event)

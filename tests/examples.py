@@ -85,7 +85,14 @@ _FAILED: Step = (
 
 
 STORY: tuple[Step, ...] = (
-    *("node.register", "node.cordon", "node.uncordon", "node.list"),
+    *(
+        "node.register",
+        "node.drain",
+        "node.cordon",
+        "node.uncordon",
+        "node.get",
+        "node.list",
+    ),
     *("container.create", "session.bind", "session.get", "container.start", "node.sync"),
     _observed("running", pid=4711),
     *("container.get", "container.pause", _observed("paused"), "container.resume", _observed("running", pid=4711)),
@@ -143,7 +150,7 @@ STORY: tuple[Step, ...] = (
         "read.checks",
         "read.lag",
     ),
-    *("service.deregister", "coordinator.accept_silence"),
+    *("service.deregister", "node.remove", "coordinator.accept_silence"),
 )
 """The names of the operations whose examples are sent, and what else is."""
 

@@ -39,14 +39,14 @@ GOLDEN = ROOT / "tests/golden/events"
 RECORDED: dict[str, str] = {
     "container.created": "when `create_container` finds a node with room. With a session id, `session.bound` follows.",
     "container.starting": "when `start_container` is called on a container that is not running, or the restart delay "
-    "of a failed one is over (`reason` is then `restart`).",
+    "of a failed one is over (`reason` is then `restart`), or it has stopped to be moved (`moved`).",
     "container.started": "when the node agent first reports the generation as running.",
     "container.pausing": "when `pause_container` is called on a running container.",
     "container.paused": "when the node agent reports the container as paused.",
     "container.resuming": "when `resume_container` is called on a container that is paused or pausing.",
     "container.resumed": "when the node agent reports the paused container as running again.",
     "container.stopping": "when `stop_container` or `destroy_container` is called on a running container; again "
-    "when a stop in progress is forced or becomes a removal.",
+    "when a stop in progress is forced or becomes a removal. With `move`, when its node drains.",
     "container.stopped": "when the node agent reports the requested stop, or an exit by itself with code 0; also "
     "when `stop_container` cancels the restart of a failed container.",
     "container.failed": "when it ends in any other way than by itself with code 0, cannot be launched, is not running "
@@ -89,9 +89,13 @@ RECORDED: dict[str, str] = {
     "node.registered": "when a node agent registers with a new id, or a changed capacity, runtime or label.",
     "node.cordoned": "when `cordon_node` is called.",
     "node.uncordoned": "when `uncordon_node` is called on a cordoned node.",
+    "node.draining": "when `drain_node` is called.",
+    "node.drained": "when nothing runs any more on a node that drains.",
+    "node.removing": "when `remove_node` is called with `force` on a node that has containers.",
     "node.lost": "when the agent has not synced for 1.5 × `node.node_lease_s`.",
     "node.returned": "when the agent of a lost node registers or syncs again.",
-    "node.removed": "never: no command of this release removes a node.",
+    "node.removed": "when `remove_node` is called on a node without containers, one to be removed by force is lost, or "
+    "one was lost for longer than `registry.deregister_after_s`.",
     "node.heartbeat": "never, and not sent by the agent of this release: its sync is its sign of life.",
     "pool.defined": "when the capacity of a pool is set or changed.",
     "queue.routed": "when `route_queue` names other versions than before.",

@@ -42,7 +42,7 @@ _CODES = {
     "not_found": EXIT_NOT_FOUND,
     "unavailable": EXIT_UNAVAILABLE,
 }
-_REASONS = {"no_room": EXIT_NOT_PLACED, "bad_credentials": EXIT_NOT_PERMITTED}
+_REASONS = {"no_room": EXIT_NOT_PLACED, "no_runtime": EXIT_NOT_PLACED, "bad_credentials": EXIT_NOT_PERMITTED}
 _COMPLETE = "_COORDINATOR_COMPLETE"
 """Set by the shell when it requests completions."""
 
@@ -51,7 +51,7 @@ _COMMANDS = {
     "env": ("coordinator.cli.run", "env", "Print the variables that connect a program."),
     "serve": ("coordinator.cli.run", "serve", "Run a coordinator and its follower on your NATS."),
     "follow": ("coordinator.cli.run", "follow", "Run a follower, which keeps the read model."),
-    "node": ("coordinator.cli.run", "node", "Run a node agent."),
+    "node": ("coordinator.cli.node", "node", "Run a node agent; show, cordon, drain and remove nodes."),
     "worker": ("coordinator.cli.run", "worker", "Run a worker."),
     "demo": ("coordinator.cli.demo", "demo", "Run a demo cluster with real tasks."),
     "bench": ("coordinator.cli.bench", "bench", "Run benchmarks; print JSON."),

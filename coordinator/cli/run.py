@@ -172,12 +172,7 @@ def follow(ctx: click.Context, url: str | None) -> None:
     asyncio.run(run(settings, _needed(settings.nats.url)))
 
 
-@click.group()
-def node() -> None:
-    """Run a node agent."""
-
-
-@node.command("run")
+@click.command("run")
 @URL_OPTION
 @click.option("--id", "node_id", metavar="ID", help="Node id; default: one generated once and kept.")
 @click.option("--stop-containers", is_flag=True, help="Stop the containers when the agent stops.")

@@ -17,11 +17,12 @@ from projections.container import Container
 
 
 class CreateContainer(Command[str], frozen=True, kw_only=True, gc=False):
-    """Create a container on a node that has room for it."""
+    """Create a container on a node that can run it and has room for it."""
 
     KIND, VERB = "container", "create"
     REFUSALS = frozenset({
-        "bad_environment", "bad_number", "bad_resources", "id_taken", "memory_full", "no_room", "over_limit", "quota",
+        "bad_environment", "bad_number", "bad_resources", "id_taken", "memory_full", "no_room", "no_runtime",
+        "over_limit", "quota",
         "too_many", "too_many_containers", "unknown_agent_type",
     })  # fmt: skip
     EXAMPLE = Example(
@@ -46,7 +47,7 @@ class StartContainer(Command[Container], frozen=True, kw_only=True, gc=False):
     """Start a container; the answer is its current state, in which it may not run yet."""
 
     KIND, VERB, REMEMBERED = "container", "start", True
-    REFUSALS = frozenset({"no_room", "not_found", "not_startable"})
+    REFUSALS = frozenset({"no_room", "no_runtime", "not_found", "not_startable"})
     EXAMPLE = Example({"container_id": "container_1"}, CONTAINER_STARTING)
 
     container_id: str

@@ -22,12 +22,16 @@ SYNCS_A_LEASE = 2
 """So many syncs, each with its pause and its time-out, fit into a lease: a lost message does not cut the node off."""
 
 
+DRAIN_S, DRAIN_S_MAX = 3600.0, 30 * 86_400.0
+"""How long a drain lasts that names no deadline, and the longest."""
+
+
 class RegisterNode(Command[None], frozen=True, kw_only=True, gc=False):
     """Register a node; registering again replaces its properties. `labels` are only shown, by `list_nodes`."""
 
     KIND, VERB = "node", "register"
     FOR = frozenset({"node"})
-    REFUSALS = frozenset({"bad_number", "bad_resources", "bad_text", "too_many"})
+    REFUSALS = frozenset({"bad_number", "bad_resources", "bad_text", "node_removing", "too_many"})
     EXAMPLE = Example(
         {"node_id": "node_1", "capacity": {"cpu_millis": 4000, "memory_bytes": 8589934592}, "runtime": "process"}
     )
@@ -107,7 +111,7 @@ class SyncNode(Command[NodeOrders], frozen=True, kw_only=True, gc=False):
 
     KIND, VERB = "node", "sync"
     FOR = frozenset({"node"})
-    REFUSALS = frozenset({"bad_number", "not_found"})
+    REFUSALS = frozenset({"bad_number", "node_removing", "not_found"})
     EXAMPLE = Example({"node_id": "node_1"}, ORDERS)
 
     node_id: str
@@ -135,7 +139,7 @@ class CordonNode(Command[None], frozen=True, kw_only=True, gc=False):
 
 
 class UncordonNode(Command[None], frozen=True, kw_only=True, gc=False):
-    """Uncordon a node: place containers on it again."""
+    """Uncordon a node: place containers on it again; this ends a drain, and a removal that is under way."""
 
     KIND, VERB = "node", "uncordon"
     FOR = frozenset()
@@ -143,6 +147,41 @@ class UncordonNode(Command[None], frozen=True, kw_only=True, gc=False):
     EXAMPLE = Example({"node_id": "node_1"})
 
     node_id: str
+
+
+class DrainNode(Command[None], frozen=True, kw_only=True, gc=False):
+    """
+    Drain a node: it is cordoned, its workers in containers get no new tasks, and its containers move to other nodes.
+
+    A container moves when its tasks have ended and another node has room; after `deadline_s` it is stopped in any case.
+    `uncordon_node` ends the drain; repeating it sets a new deadline.
+    """
+
+    KIND, VERB = "node", "drain"
+    FOR = frozenset()
+    REFUSALS = frozenset({"bad_number", "bad_text", "not_found"})
+    EXAMPLE = Example({"node_id": "node_1", "reason": "new kernel", "deadline_s": 600.0})
+
+    node_id: str
+    reason: str = ""
+    deadline_s: float = DRAIN_S
+
+
+class RemoveNode(Command[None], frozen=True, kw_only=True, gc=False):
+    """
+    Remove a node that has no containers.
+
+    With `force` also one that has: it gets no answers any more, so its containers end there as on a lost node, and it
+    is removed when they have. A node agent that still runs registers the node again.
+    """
+
+    KIND, VERB = "node", "remove"
+    FOR = frozenset()
+    REFUSALS = frozenset({"node_in_use", "not_found"})
+    EXAMPLE = Example({"node_id": "node_1"})
+
+    node_id: str
+    force: bool = False
 
 
 class ListNodes(Question[list[Node]], frozen=True, kw_only=True, gc=False):
@@ -155,6 +194,31 @@ class ListNodes(Question[list[Node]], frozen=True, kw_only=True, gc=False):
 
     limit: int = 100
     after: str = ""
+
+
+class NodeView(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults=True):
+    """
+    A node, what its containers hold of it, what is free for others, and how many containers it has by status.
+
+    The free cores are those of `container.cpu_overcommit`. Of a node that drains, `staying` says why containers have
+    not begun to move, at most 100.
+    """
+
+    node: Node
+    held: Resources = NONE
+    free: Resources = NONE
+    containers: dict[str, int] = {}
+    staying: dict[str, str] = {}
+
+
+class GetNode(Question[NodeView], frozen=True, kw_only=True, gc=False):
+    """Get a node, with what is free on it and what it has."""
+
+    KIND, VERB = "node", "get"
+    REFUSALS = frozenset({"not_found"})
+    EXAMPLE = Example({"node_id": "node_1"}, {"node": NODE, "free": NODE["capacity"]})
+
+    node_id: str
 
 
 class NodeQuestion(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):

@@ -129,7 +129,9 @@ def _escalated(world: World, task: Task) -> Iterator[Event]:
     if container is None:
         return
     if container.status in _STOPPABLE or (container.status is ContainerStatus.STOPPING and not container.force):
-        yield ContainerStopping(container_id=container.container_id, force=True, reason=CANCEL_ESCALATED)
+        yield ContainerStopping(
+            container_id=container.container_id, force=True, reason=CANCEL_ESCALATED, move=container.is_moving
+        )
 
 
 DECIDERS: dict[type[Command], Decider] = {ReportCancel: report}

@@ -21,7 +21,7 @@ from coordinator.commands.container import (
 )
 from coordinator.commands.validation import check_resources, check_text
 from coordinator.deciders.agents import agent_of, limits_of
-from coordinator.deciders.placement import place, starting
+from coordinator.deciders.placement import place, starting, wanted
 from coordinator.deciders.rules import Decider, Teller, check_churn, standing
 from events.container import (
     ContainerCreated,
@@ -60,7 +60,7 @@ _INSTEAD_OF_START = {
 
 
 def create(world: World, command: CreateContainer, context: DecisionContext) -> Events:
-    """Create a container on the node that has room and holds the fewest; a repeat is recognized by its id."""
+    """Create a container on a node that can run it and has room; a repeat is recognized by its id."""
     _check(command)
     known = world.containers.get(command.container_id)
     if known is not None:
@@ -79,7 +79,8 @@ def create(world: World, command: CreateContainer, context: DecisionContext) -> 
     limits = limits_of(command.agent_type, agent, command.resources, context.rules)
     if command.session_id:
         check_room_for_session(world, command.session_id, context)
-    node_id = place(world, command.container_id, command.resources, context.rules)
+    asked = wanted(command.resources, command.agent_type, agent.image, agent.command)
+    node_id = place(world, command.container_id, asked, context.rules)
     created = ContainerCreated(
         container_id=command.container_id,
         agent_id=command.agent_id,
@@ -147,6 +148,8 @@ def start(world: World, command: StartContainer, context: DecisionContext) -> Ev
     match container.status:
         case _S.STARTING | _S.RUNNING:
             return ()
+        case _S.STOPPING if container.is_moving:
+            return ()
         case _S.CREATED | _S.STOPPED | _S.ERROR:
             return starting(world, container, context.rules, "requested", restarts=0)
         case _:
@@ -160,17 +163,19 @@ def stop(world: World, command: StopContainer, context: DecisionContext) -> Even
     check_text("reason", command.reason, context.rules.text_chars_max)
     container = standing_container(world, command.container_id)
     match container.status:
-        case _S.CREATED | _S.STOPPED | _S.DESTROYED:
+        case _S.CREATED | _S.DESTROYED:
             return ()
-        case _S.ERROR:
+        case _S.STOPPED if not container.is_moving:
+            return ()
+        case _S.ERROR | _S.STOPPED:
             return (ContainerStopped(container_id=container.container_id, exit_code=container.exit_code),)
-        case _S.STOPPING if container.force or not command.force:
+        case _S.STOPPING if not container.is_moving and (container.force or not command.force):
             return ()
     destroy = container.desired is Desired.DESTROYED
+    # A forced stop in progress stays forced.
+    force = command.force or container.force
     return (
-        ContainerStopping(
-            container_id=container.container_id, force=command.force, destroy=destroy, reason=command.reason
-        ),
+        ContainerStopping(container_id=container.container_id, force=force, destroy=destroy, reason=command.reason),
     )
 
 

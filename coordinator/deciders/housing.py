@@ -41,11 +41,15 @@ SERVING = frozenset({"running", "unknown"})
 
 
 def said_of(world: World, container_id: str) -> str:
-    """Return the status of a container, `pausing` if it runs but is to be frozen, or `unknown`."""
+    """Return the status of a container, `pausing` or `draining` if it runs but is not to run on, or `unknown`."""
     container = world.containers.get(container_id)
     if container is None:
         return "unknown"
-    return "pausing" if _is_pausing(container) else container.status.value
+    if _is_pausing(container):
+        return "pausing"
+    node = world.nodes.get(container.node_id)
+    is_draining = container.status is _S.RUNNING and node is not None and node.is_leaving
+    return "draining" if is_draining else container.status.value
 
 
 def is_frozen(world: World, container_id: str) -> bool:

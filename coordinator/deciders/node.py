@@ -15,6 +15,7 @@ import msgspec
 from coordinator.commands.command import Command
 from coordinator.commands.node import CordonNode, DesiredContainer, NodeOrders, RegisterNode, SyncNode, UncordonNode
 from coordinator.commands.validation import check_number, check_resources, check_text
+from coordinator.deciders import drain
 from coordinator.deciders.container import MOST_ENTRIES
 from coordinator.deciders.deadlines import NEVER
 from coordinator.deciders.rules import ANSWER_BYTES, Decider, Teller
@@ -22,7 +23,7 @@ from coordinator.deciders.silence import is_held, patience_s, unless_spared
 from coordinator.deciders.supervision import failed, observed
 from events.container import ContainerStatus, ExitCause
 from events.coordinator import Watched
-from events.errors import NotFound, Refused
+from events.errors import Refused
 from events.ids import DEFAULT_TENANT, checked
 from events.node import NodeCordoned, NodeLost, NodeRegistered, NodeRemoved, NodeReturned, NodeUncordoned
 from events.resources import NONE
@@ -39,7 +40,6 @@ if TYPE_CHECKING:
     from coordinator.deciders.signs import Signs
     from events.base import Event
     from projections.container import Container
-    from projections.node import Node
     from projections.world import World
 
 _S = ContainerStatus
@@ -82,6 +82,7 @@ def register_node(world: World, command: RegisterNode, context: DecisionContext)
         raise Refused(msg, reason="too_many")
     if known is None or known.is_ended:
         return (offered,)
+    drain.check_stays(known)
     if (known.capacity, known.runtime, known.labels) != (command.capacity, command.runtime, command.labels):
         return (offered,)
     return (NodeReturned(node_id=known.node_id),) if known.status is NodeStatus.LOST else ()
@@ -90,22 +91,14 @@ def register_node(world: World, command: RegisterNode, context: DecisionContext)
 def cordon_node(world: World, command: CordonNode, context: DecisionContext) -> Events:
     """Place no new containers on a node."""
     check_text("reason", command.reason, context.rules.text_chars_max)
-    node = _node(world, command.node_id)
+    node = drain.registered(world, command.node_id)
     return () if node.cordoned else (NodeCordoned(node_id=node.node_id, reason=command.reason),)
 
 
 def uncordon_node(world: World, command: UncordonNode, context: DecisionContext) -> Events:
     """Place containers on a node again."""
-    node = _node(world, command.node_id)
+    node = drain.registered(world, command.node_id)
     return (NodeUncordoned(node_id=node.node_id),) if node.cordoned else ()
-
-
-def _node(world: World, node_id: str) -> Node:
-    node = world.nodes.get(checked(node_id, "node_id"))
-    if node is None or node.is_ended:
-        msg = f"node {node_id!r} not found: its agent must register it first"
-        raise NotFound(msg)
-    return node
 
 
 def sync(world: World, command: SyncNode, context: DecisionContext) -> Events:
@@ -114,7 +107,8 @@ def sync(world: World, command: SyncNode, context: DecisionContext) -> Events:
 
     What exceeds `events_bytes` is left for the next report: a node reports what is, not what has changed.
     """
-    node = _node(world, command.node_id)
+    node = drain.registered(world, command.node_id)
+    drain.check_stays(node)
     for bound in (command.after, command.until):
         if bound:
             checked(bound, "container_id")
@@ -245,8 +239,9 @@ def _too_large(container: Container, size: int, most: int) -> DesiredContainer:
 
 
 def _desired(container: Container, *, launch: bool = True) -> DesiredContainer:
-    # A container in ERROR keeps its exited remains until its next start; until then nothing may run.
-    desired = Desired.STOPPED if container.status is _S.ERROR else container.desired
+    # A container in ERROR keeps its exited remains until its next start; until then nothing may run. Nor may a
+    # container that is to run on another node.
+    desired = Desired.STOPPED if container.status is _S.ERROR or container.is_moving else container.desired
     # The fields that only a start needs are sent only to a container that is to start now: environments are large.
     launch = launch and container.status is _S.STARTING
     return DesiredContainer(
@@ -278,6 +273,7 @@ def due(world: World, signs: Signs, context: DecisionContext, heard_now: float, 
         if node.status is not NodeStatus.LOST:
             silent_for_s = signs.silent_for(signs.nodes, node_id, heard_now)
             if silent_for_s <= limit_s or is_spared:
+                yield from drain.due(world, node, context)
                 return
             yield NodeLost(node_id=node_id, silent_for_s=silent_for_s, limit_s=limit_s)
         yield from _due_for_lost(world, node_id, context)
@@ -288,6 +284,8 @@ def due(world: World, signs: Signs, context: DecisionContext, heard_now: float, 
             return NEVER
         if node.status is NodeStatus.LOST:
             return inf, node.lost_at + context.rules.deregister_after_s
+        if drain.looks_again(world, node):
+            return heard_now, inf
         at = heard_now - signs.silent_for(signs.nodes, node_id, heard_now) + limit_s
         return unless_spared(at, heard_now, is_spared=is_spared), inf
 
@@ -299,11 +297,11 @@ def _due_for_lost(world: World, node_id: str, context: DecisionContext) -> Itera
     for container_id in tuple(world.indexes.containers_on.get(node_id, ())):
         yield from _cut_off(world, world.containers[container_id], context)
     lost = world.nodes[node_id]
-    if (
-        lost.status is NodeStatus.LOST
-        and context.now - lost.lost_at > context.rules.deregister_after_s
-        and not _holds(world, node_id)
-    ):
+    if lost.status is not NodeStatus.LOST:
+        return
+    if lost.removing:
+        yield NodeRemoved(node_id=node_id, reason="removed by force")
+    elif context.now - lost.lost_at > context.rules.deregister_after_s and not _holds(world, node_id):
         yield NodeRemoved(node_id=node_id, reason="lost for too long")
 
 
@@ -323,6 +321,7 @@ DECIDERS: dict[type[Command], Decider] = {
     RegisterNode: register_node,
     CordonNode: cordon_node,
     UncordonNode: uncordon_node,
+    **drain.DECIDERS,
     SyncNode: sync,
 }
 TELLERS: dict[type[Command], Teller] = {

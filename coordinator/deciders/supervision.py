@@ -11,6 +11,7 @@ from coordinator.deciders.deadlines import NEVER
 from coordinator.deciders.placement import starting
 from coordinator.deciders.rules import doubled
 from events.container import (
+    MOVED,
     NO_FAULT,
     RESTART,
     ContainerFailed,
@@ -25,7 +26,7 @@ from events.errors import Refused
 from projections.container import Desired
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from coordinator.commands.node import ObservedContainer
     from coordinator.deciders.deadlines import Due
@@ -57,7 +58,7 @@ def observed(world: World, container: Container, seen: ObservedContainer | None,
             return (ContainerResumed(container_id=container_id),)
         case _S.RUNNING, "paused" if container.desired is Desired.PAUSED:
             return (ContainerPaused(container_id=container_id),)
-        case _S.STOPPING, "exited" if container.desired is Desired.STOPPED:
+        case _S.STOPPING, "exited" if container.desired is not Desired.DESTROYED:
             return (ContainerStopped(container_id=container_id, exit_code=seen.exit_code if seen else None),)
         case _S.STOPPING, "absent" | "failed":  # a container that failed to start does not run either
             if container.desired is Desired.DESTROYED:
@@ -135,6 +136,11 @@ def restart(world: World, container: Container, context: DecisionContext, no_roo
     return starting(world, container, context.rules, RESTART, restarts=restarts + counted, no_room=no_room)
 
 
+def moved(world: World, container: Container, context: DecisionContext, no_room: NoRoom) -> Events:
+    """Start a container that has stopped to be moved; this is no restart."""
+    return starting(world, container, context.rules, MOVED, restarts=container.restarts, no_room=no_room)
+
+
 def _ended_without_fault(container: Container, cause: str) -> bool:
     # One that never gets as far as running must not be restarted again and again without a pause, whatever ends it.
     return cause in NO_FAULT and container.started_at is not None
@@ -147,9 +153,9 @@ def _ran_long(container: Container, until: float, rules: Rules) -> bool:
 
 def due(world: World, signs: Signs, context: DecisionContext, heard_now: float, containers: Due) -> Iterator[Event]:
     """
-    Yield what is due for containers: starts that took too long, and restarts whose pause is over.
+    Yield what is due for containers: starts that took too long, restarts whose pause is over, and starts after a move.
 
-    While no node has room for a restart, it stays due, and why is yielded each time: the engine records it once.
+    While no node has room for a start, it stays due, and why is yielded each time: the engine records it once.
     """
     no_room: NoRoom = {}
 
@@ -194,7 +200,13 @@ def _due(
         and container.restart_at is not None
         and container.restart_at <= context.now
     ):
-        try:
-            yield from restart(world, container, context, no_room)
-        except Refused as error:
-            yield from error.facts
+        yield from _where_there_is_room(lambda: restart(world, container, context, no_room))
+    elif container.status is ContainerStatus.STOPPED and container.is_moving:
+        yield from _where_there_is_room(lambda: moved(world, container, context, no_room))
+
+
+def _where_there_is_room(start: Callable[[], Events]) -> Events:
+    try:
+        return start()
+    except Refused as error:
+        return error.facts

@@ -18,7 +18,7 @@ from coordinator.commands.container import GetContainer, ListContainers
 from coordinator.commands.explain import ExplainTask, PlanTask
 from coordinator.commands.hold import GetHold, HoldView, ListHolds
 from coordinator.commands.limit import GetLimit, ListLimits
-from coordinator.commands.node import ListNodes
+from coordinator.commands.node import GetNode, ListNodes, NodeView
 from coordinator.commands.pool import GetPool
 from coordinator.commands.prices import GetPrices
 from coordinator.commands.queue import GetQueue, ListQueues
@@ -29,7 +29,9 @@ from coordinator.commands.task import FindTasks, GetTask, ListTasks, OfferTasks,
 from coordinator.commands.validation import check_number
 from coordinator.commands.version import ListVersions
 from coordinator.commands.worker import ListWorkers
+from coordinator.deciders.drain import staying
 from coordinator.deciders.housing import said_of
+from coordinator.deciders.placement import free_on
 from coordinator.deciders.rules import DecisionContext, Rules, not_found, standing
 from coordinator.deciders.service import living
 from coordinator.deciders.slots import local_time, next_after
@@ -43,10 +45,12 @@ from coordinator.placement.matching import offered
 from events.coordinator import ClaimFilter
 from events.errors import Refused
 from events.ids import checked
+from events.resources import NONE
 from events.service import ServiceStatus
 from events.task import TaskStatus
 from projections.agents import Catalogue
 from projections.filters import parsed
+from projections.node import NodeStatus
 from projections.schedule import fires_at
 from projections.task_fields import ALL
 
@@ -57,6 +61,7 @@ if TYPE_CHECKING:
     from coordinator.placement.estimates import Estimates
     from projections.container import Container
     from projections.hold import Hold
+    from projections.node import Node
     from projections.pool import Pool
     from projections.schedule import Schedule
     from projections.service import Service
@@ -114,6 +119,8 @@ def ask(
             return map(_without_environment, _page(world.containers, reversed(world.containers), question))
         case ListWorkers():
             return _page(world.workers, reversed(world.workers), question)
+        case GetNode():
+            return _node(world, one_of(world.nodes, question.node_id, "node"), rules)
         case ListNodes():
             return _page(world.nodes, reversed(world.nodes), question)
         case ListInboxes():
@@ -236,6 +243,19 @@ def _from(table: Mapping[str, Thing], ids: Iterator[str], after: str, most: int)
 def _hold(world: World, hold: Hold) -> HoldView:
     """Return a hold with how many tasks it keeps."""
     return HoldView(hold=hold, tasks=len(world.indexes.on_hold.of[hold.hold_id]))
+
+
+def _node(world: World, node: Node, rules: Rules) -> NodeView:
+    """Return a node with what is held and free on it; nothing is free on one that is lost or removed."""
+    there = Counter(world.containers[one].status.value for one in world.indexes.containers_on.get(node.node_id, ()))
+    is_away = node.status in (NodeStatus.LOST, NodeStatus.REMOVED)
+    return NodeView(
+        node=node,
+        held=world.indexes.node_held.get(node.node_id, NONE),
+        free=NONE if is_away else free_on(world, node, rules),
+        containers=dict(sorted(there.items())),
+        staying=staying(world, node, rules),
+    )
 
 
 def _living_schedule(world: World, schedule_id: str) -> Schedule:

@@ -72,7 +72,7 @@ class RestartSettings(Section):
 class AgentSettings(Section):
     """One agent type: what a container of this type runs."""
 
-    image: Image = plain("", "image, for nodes whose runtime is docker; other nodes run the command without it")
+    image: Image = plain("", "image, for nodes whose runtime is docker; nodes of processes run the command without it")
     command: Command = plain((), "program and arguments; may be empty with an image that has a command of its own")
     limits: Amounts = plain(
         Amounts(), "most that one container of this type may ask for, and gets where it asks for nothing"

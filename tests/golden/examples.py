@@ -55,10 +55,13 @@ from events.inbox import InboxGap, InboxRead, InboxRecorded, InboxRefused
 from events.limit import LimitDefined, LimitDeleted, Terms, WhenBusy
 from events.node import (
     NodeCordoned,
+    NodeDrained,
+    NodeDraining,
     NodeHeartbeat,
     NodeLost,
     NodeRegistered,
     NodeRemoved,
+    NodeRemoving,
     NodeReturned,
     NodeUncordoned,
 )
@@ -233,6 +236,7 @@ EXAMPLES: dict[str, Event] = {
     "container.resuming.v1": ContainerResuming(container_id="ctr_1"),
     "container.resumed.v1": ContainerResumed(container_id="ctr_1"),
     "container.stopping.v1": ContainerStopping(container_id="ctr_1", force=True, destroy=True, reason="destroy"),
+    "container.stopping.v2": ContainerStopping(container_id="ctr_1", reason="node node_1 is draining", move=True),
     "container.stopped.v1": ContainerStopped(container_id="ctr_1", exit_code=143),
     "container.failed.v1": ContainerFailed(
         container_id="ctr_1", generation="1042.0", reason="exited", exit_code=1, restart_at=1_795_455_300.25
@@ -724,6 +728,9 @@ EXAMPLES: dict[str, Event] = {
     "node.registered.v1": NodeRegistered(node_id="node_1", capacity=_MUCH, runtime="process", labels={"zone": "eu-1"}),
     "node.cordoned.v1": NodeCordoned(node_id="node_1", reason="maintenance"),
     "node.uncordoned.v1": NodeUncordoned(node_id="node_1"),
+    "node.draining.v1": NodeDraining(node_id="node_1", until=1795968131.604, reason="new kernel"),
+    "node.drained.v1": NodeDrained(node_id="node_1"),
+    "node.removing.v1": NodeRemoving(node_id="node_1"),
     "node.lost.v1": NodeLost(node_id="node_1", silent_for_s=23.5, limit_s=22.5),
     "node.returned.v1": NodeReturned(node_id="node_1"),
     "node.removed.v1": NodeRemoved(node_id="node_1", reason="retired"),

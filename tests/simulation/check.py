@@ -78,6 +78,7 @@ from tests.simulation.fit import Fit
 from tests.simulation.holder import FILTERS
 from tests.simulation.kept_agents import KeptAgents
 from tests.simulation.kept_budgets import KeptBudgets
+from tests.simulation.kept_drains import KeptDrains
 from tests.simulation.kept_gangs import KeptGangs
 from tests.simulation.kept_limits import KeptLimits
 from tests.simulation.kept_pools import KeptPools
@@ -298,6 +299,7 @@ class History:
         self._gangs = KeptGangs()
         self.budgets = KeptBudgets()
         self._pools = KeptPools()
+        self._drains = KeptDrains()
         self._fit = Fit()
         self._versions = KeptVersions()
         self._shadows = KeptShadows()
@@ -324,6 +326,9 @@ class History:
             _broken(Promise.FORBIDDEN, f"{envelope} was caused by someone who may do nothing")
         if wrong := self._pools.take(event, envelope.actor, time, sequence):
             _broken(Promise.POOL, wrong)
+        if wrong := self._drains.take(event):
+            _broken(Promise.DRAIN, wrong)
+        self.kinds["moved"] = self._drains.moved
         if wrong := self._agents.take(event, time, envelope.actor):
             _broken(Promise.AGENTS, wrong)
         self.kinds["given_up"] = self._agents.given_up

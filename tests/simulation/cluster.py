@@ -61,6 +61,7 @@ from tests.simulation.actors import MIB, NAMESPACE, URL, Actor, connect
 from tests.simulation.broker import BROKER, Broker, Connection
 from tests.simulation.chaos import Chaos
 from tests.simulation.disk import Disk
+from tests.simulation.drainer import Drainer
 from tests.simulation.faults import Dice, Plan
 from tests.simulation.ganger import Ganger
 from tests.simulation.holder import Holder
@@ -319,6 +320,8 @@ class Sim:
             users["promoter0"] = self._act(Promoter)
         if plan.has_holds:
             users["holder0"] = self._act(Holder)
+        if plan.has_drains:
+            users["drainer0"] = self._act(Drainer)
         if plan.has_limits:
             users["limiter0"] = self._act(Limiter)
         if plan.has_versions:

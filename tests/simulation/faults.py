@@ -50,7 +50,8 @@ EVENTS = (
     "compared.leader", "compared.standby", "container.destroyed", "container.failed", "container.paused",
     "container.resumed", "coordinator.command_refused", "coordinator.mass_silence_ended",
     "coordinator.mass_silence_noticed", "coordinator.stopped", "fed", "fitted", "idempotency.forgotten", "inbox.read",
-    "inbox.recorded", "inbox.refused", "lost_after_mass_silence", "node.lost", "node.returned", "pool.allocated",
+    "inbox.recorded", "inbox.refused", "lost_after_mass_silence", "moved", "node.drained", "node.draining", "node.lost",
+    "node.removed", "node.removing", "node.returned", "pool.allocated",
     "pool.bound", "pool.preempted", "pool.requested", "pool.withdrawn",
     "queue.routed", "queue.shadow_reported",
     "schedule.deleted", "schedule.fired", "schedule.paused", "schedule.queued", "schedule.skipped",
@@ -122,6 +123,8 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     """Whether an operator changes queues and policies."""
     has_holds: bool = False
     """Whether an operator holds tasks that meet a filter."""
+    has_drains: bool = False
+    """Whether an operator drains and removes nodes."""
     has_limits: bool = False
     """Whether an operator changes limits."""
     has_budgets: bool = False
@@ -197,6 +200,7 @@ def plan_of(seed: int) -> Plan:
         tasks=10 if forgets else 20,
         has_queues=seed % 3 == 1,
         has_holds=seed % 7 == 6,
+        has_drains=seed % 5 == 2 and seed % 3 != 2,
         has_limits=seed % 3 == 2,
         has_budgets=seed % 9 == 8 or seed % 11 == 8,
         has_shares=seed % 7 == 4 and seed % 3 != 2,  # their tasks, replaced by a limit, would fill a commit

@@ -24,12 +24,14 @@ from coordinator.deciders import (
     cancel_ladder,
     dependencies,
     dispatch,
+    drain,
     pool_owners,
     shadow,
     submit_rules,
     supervision,
 )
 from coordinator.deciders import hold as holds
+from coordinator.deciders import node as nodes
 from coordinator.deciders import schedule as schedules
 from coordinator.deciders import task as decide
 from coordinator.deciders.deadlines import Deadlines
@@ -49,7 +51,7 @@ from coordinator.placement import matching, sources
 from coordinator.placement.gangs import GangsOfTurn
 from coordinator.placement.sources import Sources
 from events.after import AfterOn
-from events.container import ContainerStatus
+from events.container import ContainerStatus, ContainerStopped
 from events.resources import Resources
 from events.schedule import Catchup
 from events.task import TaskAttemptFailed, TaskStatus
@@ -62,6 +64,7 @@ from projections.hold import OnHold
 from projections.indexes import Indexes
 from projections.keyed import Keyed
 from projections.ledger import Ledger
+from projections.node import Node
 from projections.store.memory import MemoryStore
 from projections.store.port import state_rows
 from projections.world import World
@@ -277,6 +280,34 @@ def withdrawal_ignored() -> Iterator[None]:
 def reason_forgotten() -> Iterator[None]:
     """A container that was told to stop and exited with 0 is taken for one that has finished."""
     with mock.patch.object(supervision, "_has_finished", lambda seen: seen.exit_code == 0):
+        yield
+
+
+@contextmanager
+def starts_where_it_drains() -> Iterator[None]:
+    """A container of a node that drains starts there again, as on one that is only cordoned."""
+    with mock.patch.object(Node, "is_leaving", new=property(lambda _: False)):
+        yield
+
+
+@contextmanager
+def moved_before_its_end() -> Iterator[None]:
+    """A container that moves is taken for stopped with the next report of its node, although it still runs."""
+    original = supervision.observed
+
+    def observed(world: World, one: Any, seen: Any, context: DecisionContext) -> Any:
+        if one.status is ContainerStatus.STOPPING and one.is_moving and seen is not None:
+            return (ContainerStopped(container_id=one.container_id),)
+        return original(world, one, seen, context)
+
+    with mock.patch.object(nodes, "observed", observed):
+        yield
+
+
+@contextmanager
+def drained_before_its_end() -> Iterator[None]:
+    """A container that stops counts as gone from its node."""
+    with mock.patch.object(drain, "ON_NODE", drain.ON_NODE - {ContainerStatus.STOPPING}):
         yield
 
 
@@ -866,6 +897,9 @@ PLANTED: dict[str, Callable[[], AbstractContextManager[None]]] = {
         reservation_of_the_turn_before,
         regret_ignored,
         report_counted_twice,
+        starts_where_it_drains,
+        moved_before_its_end,
+        drained_before_its_end,
     )
 }
 """Every bug by its name."""
@@ -917,6 +951,9 @@ FOUND_FROM = {
     "share_not_awaited": 46,
     "share_of_the_others": 9,
     "shares_forgotten": 34,
+    "moved_before_its_end": 7,
+    "drained_before_its_end": 7,
+    "starts_where_it_drains": 7,
     "spared_forgotten": 75,
     "starts_forgotten": 29,
     "tombstones_forgotten": 3,

@@ -49,6 +49,7 @@ class Promise(Enum):
     GANG = "the tasks of a gang begin in one commit or not at all, and end at its deadline, not before"
     BUDGET = "no attempt begins that a budget cannot pay, and its sums are those of the events"
     POOL = "who waits for a share of a pool is served in order, loses none without need, and a task runs with its share"
+    DRAIN = "nothing starts on a node that is to become empty, and one that drained or was removed has nothing"
     AFTER = "a task begins when what it waits for has come about, not before, and it waits no longer"
     WAITED = "what a task waited for is what the events say, all of it"
     CANCELLED = "a task that was asked to end has ended 1 s after its grace"

@@ -42,7 +42,8 @@ PATIENCE = 0.97
 """Share of a limit that must have passed: clocks may be a little fast."""
 ASKED_ANEW = frozenset({"sync_node", "register_node", "register_worker", "register_service", "heartbeat_service",
                         "withdraw_claim", "define_pool", "define_schedule", "progress_task", "extend_task",
-                        "report_shadow", "report_check", "report_not_checked"})  # fmt: skip
+                        "cordon_node", "uncordon_node", "drain_node", "remove_node", "report_shadow",
+                        "report_check", "report_not_checked"})  # fmt: skip
 """Commands that are repeated on purpose, as new ones."""
 
 
@@ -393,7 +394,7 @@ _COMPARED = frozenset({
 
 
 _FOR_NOW = frozenset({
-    "gang_begun", "gang_differs", "gang_full",
+    "gang_begun", "gang_differs", "gang_full", "node_in_use", "no_runtime",
     "no_price", "no_room", "not_startable", "not_running", "not_paused", "not_pending", "over_budget", "quota",
     "queue_full", "unknown_predecessor", "unknown_queue", "bad_version", "unknown_version", "version_in_use",
     "bad_policy", "no_shadow", "not_promoted", "shadow_outdated", "shadow_regret", "shadow_too_few",

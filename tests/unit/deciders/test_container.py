@@ -25,7 +25,9 @@ from events.container import (
     ContainerStopping,
     Secret,
 )
+from events.coordinator import CoordinatorPlacementRefused
 from events.node import NodeCordoned, NodeRemoved
+from events.resources import NONE
 from events.session import SessionBound, SessionClosed
 from tests.specification import given
 from tests.unit.deciders.facts import (
@@ -141,6 +143,75 @@ def test_a_refusal_names_five_nodes() -> None:
     expected = no_room("k", asked, others=2, **{f"n{number}": "is lost" for number in range(5)})
     given(*facts).when(create(resources=asked)).then_refused("no_room", "node n4 is lost", facts=expected)
     given().when(create(resources=asked)).then_refused("no_room", "no node is registered", facts=no_room("k", asked))
+
+
+IMAGE, PROGRAM, BOTH = AgentType(image="agent:1"), AgentType(command=("run",)), AgentType(image="a", command=("run",))
+
+
+@pytest.mark.parametrize(
+    ("runtime", "agent"),
+    [
+        *((runtime, agent) for runtime in ("fake", "of_tomorrow") for agent in (IMAGE, PROGRAM, BOTH)),
+        ("process", PROGRAM),
+        ("process", BOTH),
+        ("docker", IMAGE),
+        ("docker", BOTH),
+    ],
+)
+def test_a_node_gets_what_its_runtime_can_run(runtime: str, agent: AgentType) -> None:
+    """A process needs a command and Docker an image; a runtime that is not known here gets everything."""
+    wanted = created(image=agent.image, command=agent.command)
+    given(node(runtime=runtime)).when(create(), rules=Rules(agents={"task_agent": agent})).then(wanted)
+
+
+def never(**nodes: str) -> tuple[CoordinatorPlacementRefused, ...]:
+    return (CoordinatorPlacementRefused(container_id="k", resources=NONE, reason="no_runtime", nodes=nodes),)
+
+
+@pytest.mark.parametrize(
+    ("runtime", "agent", "why", "remedy"),
+    [
+        ("process", IMAGE, "needs command, and agent type 'task_agent' has only its image", "command|docker"),
+        ("docker", PROGRAM, "needs image, and agent type 'task_agent' has only its command", "image|process"),
+        ("docker", AgentType(), "needs image, and agent type 'task_agent' has neither command nor image", ""),
+    ],
+)
+def test_what_no_node_can_run_has_a_reason_of_its_own(runtime: str, agent: AgentType, why: str, remedy: str) -> None:
+    """However much room there is; the refusal says what to set, and which nodes could run it as it is."""
+    why = f"has runtime {runtime}, which {why}"
+    lacks, _, other = remedy.partition("|")
+    does = f": set the {lacks or 'command or image'} of agent type 'task_agent' before the container is created"
+    told = f"no node can run container 'k': node n {why}{does}"
+    whole = f"{told}, or add a node with runtime {other}" if other else told
+    rules = Rules(agents={"task_agent": agent})
+    given(node(runtime=runtime)).when(create(), rules=rules).then_refused("no_runtime", whole, facts=never(n=why))
+    gone = (node("old"), NodeRemoved(node_id="old"))
+    given(*gone, node(runtime=runtime)).when(create(), rules=rules).then_refused(
+        "no_runtime", whole, facts=never(n=why)
+    )
+    away = (node(runtime=runtime), lost())
+    given(*away).when(create(), rules=rules).then_refused("no_runtime", whole, facts=never(n=why))
+
+
+def test_as_long_as_one_node_could_run_it_there_is_no_room() -> None:
+    """It may return, or get room; such nodes are named first."""
+    rules = Rules(agents={"task_agent": IMAGE})
+    unfit = "has runtime process, which needs command, and agent type 'task_agent' has only its image"
+    facts = (node(runtime="process"), node("d", runtime="docker"), lost("d"))
+    expected = no_room("k", NONE, d="is lost", n=unfit)
+    given(*facts).when(create(), rules=rules).then_refused(
+        "no_room", f"'k': node d is lost; node n {unfit}", facts=expected
+    )
+
+
+def test_a_container_starts_elsewhere_when_its_node_has_another_runtime_now() -> None:
+    """The node was registered again; what the container needs is what it was created with."""
+    before = (*lived(starting(), running(), stopping(), stopped()), node(runtime="docker"))
+    given(*before, node("other", runtime="process")).when(START).then(starting(node_id="other"))
+    why = "has runtime docker, which needs image, and agent type 'task_agent' has only its command"
+    given(*before, node("other", runtime="docker")).when(START).then_refused(
+        "no_runtime", "'k'", facts=never(n=why, other=why)
+    )
 
 
 def test_what_has_stopped_takes_no_room() -> None:

@@ -10,7 +10,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from coordinator.commands.command import Command
 from coordinator.commands.container import DestroyContainer, StartContainer, StopContainer
-from coordinator.commands.node import CordonNode, ObservedContainer, SyncNode, UncordonNode
+from coordinator.commands.node import CordonNode, DrainNode, ObservedContainer, SyncNode, UncordonNode
+from coordinator.deciders.drain import on_node
 from coordinator.deciders.due import due
 from coordinator.deciders.node import orders
 from coordinator.deciders.placement import free_on
@@ -49,7 +50,7 @@ class Cluster(RuleBasedStateMachine):
     def command(self, container_id: str, order: Any) -> None:
         self._order(order(container_id=container_id))
 
-    @rule(node_id=NODE_IDS, order=st.sampled_from([CordonNode, UncordonNode]))
+    @rule(node_id=NODE_IDS, order=st.sampled_from([CordonNode, UncordonNode, DrainNode]))
     def cordon(self, node_id: str, order: Any) -> None:
         self._order(order(node_id=node_id))
 
@@ -85,6 +86,11 @@ class Cluster(RuleBasedStateMachine):
         for container in self.world.containers.values():
             assert container.node_id in NODES
             assert (container.restart_at is not None) is (container.status is ContainerStatus.ERROR)
+
+    @invariant()
+    def a_drained_node_has_nothing(self) -> None:
+        for one in self.world.nodes.values():
+            assert not one.drained or not on_node(self.world, one.node_id)
 
     def _order(self, command: Command) -> None:
         decided = self.given.when(command, rules=RULES)

@@ -174,6 +174,7 @@ STATES = frozenset(
     {
         "too_many_containers",
         "no_room",
+        "no_runtime",
         "id_taken",
         "id_in_use",
         "registry_full",

@@ -14,7 +14,7 @@ from coordinator.commands.cluster import GetStats, ListInboxes
 from coordinator.commands.command import Command
 from coordinator.commands.container import GetContainer, ListContainers
 from coordinator.commands.hold import GetHold, ListHolds
-from coordinator.commands.node import ListNodes
+from coordinator.commands.node import GetNode, ListNodes
 from coordinator.commands.pool import GetPool
 from coordinator.commands.service import (
     FindServices,
@@ -37,6 +37,7 @@ from events.container import ContainerStatus
 from events.errors import NotFound, Refused, Unavailable
 from events.hold import HoldPlaced
 from events.inbox import InboxRead
+from events.node import NodeDraining, NodeRemoved
 from events.pool import PoolAllocated, PoolDefined, PoolRequested
 from events.service import ServiceDeregistered, ServiceStatus
 from events.session import SessionBound
@@ -52,6 +53,7 @@ from tests.unit.deciders.facts import (
     completed,
     created,
     health,
+    lost,
     node,
     payload,
     resources,
@@ -185,6 +187,20 @@ def test_holds_are_told_with_how_many_tasks_they_keep() -> None:
     assert answered(world, GetHold(hold_id="all")).hold is world.holds["all"]
     with pytest.raises(NotFound, match="hold 'x' not found"):
         answered(world, GetHold(hold_id="x"))
+
+
+def test_a_node_is_told_with_what_is_held_and_free() -> None:
+    """Cores are overcommitted; a lost or removed node has nothing free, whatever it offers."""
+    facts = (node(), created(resources=resources(cpu=1500, memory=96)), starting(), created("l"))
+    view = answered(fold(*facts), GetNode(node_id="n"))
+    assert (view.held, view.free) == (resources(cpu=1500, memory=96), resources(cpu=2500, memory=4000, gpus=1))
+    assert (view.containers, view.staying) == ({"created": 1, "starting": 1}, {})
+    for end in (lost(), NodeRemoved(node_id="n")):
+        assert answered(fold(*facts, end), GetNode(node_id="n")).free == resources()
+    drains = answered(fold(*facts, NodeDraining(node_id="n", until=5000.0)), GetNode(node_id="n"))
+    assert drains.staying == {"k": "finds no room on another node"}
+    with pytest.raises(NotFound, match="node 'm' not found"):
+        answered(fold(*facts), GetNode(node_id="m"))
 
 
 @pytest.mark.parametrize("limit", [0, -1, 10_001, NAN, INFINITY])

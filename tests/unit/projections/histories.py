@@ -45,7 +45,17 @@ from events.hold import HoldExpired, HoldLifted, HoldPlaced
 from events.idempotency import IdempotencyForgotten
 from events.inbox import InboxGap, InboxRead, InboxRecorded, InboxRefused
 from events.limit import LimitDefined, LimitDeleted, Terms
-from events.node import NodeCordoned, NodeLost, NodeRegistered, NodeRemoved, NodeReturned, NodeUncordoned
+from events.node import (
+    NodeCordoned,
+    NodeDrained,
+    NodeDraining,
+    NodeLost,
+    NodeRegistered,
+    NodeRemoved,
+    NodeRemoving,
+    NodeReturned,
+    NodeUncordoned,
+)
 from events.pool import (
     PoolAllocated,
     PoolBound,
@@ -410,6 +420,9 @@ class Historian:
         possible: list[Event] = [NodeRegistered(node_id=node_id, capacity=self.random.choice(_SIZES))]
         if node is not None and not node.is_ended:
             possible.append(NodeUncordoned(node_id=node_id) if node.cordoned else NodeCordoned(node_id=node_id))
+            possible += [NodeDraining(node_id=node_id, until=self.world.time + 60.0), NodeRemoving(node_id=node_id)]
+            if node.draining_until is not None:
+                possible.append(NodeDrained(node_id=node_id))
             if node.status is NodeStatus.LOST:
                 possible.append(NodeReturned(node_id=node_id))
             else:
@@ -434,6 +447,7 @@ class Historian:
         stopping = ContainerStopping(
             container_id=container_id, force=self.random.random() < 0.5, destroy=self.random.random() < 0.5
         )
+        moves = ContainerStopping(container_id=container_id, move=True)
         failed = ContainerFailed(
             container_id=container_id, generation=container.generation, reason="r", restart_at=self.world.time + 1
         )
@@ -447,10 +461,10 @@ class Historian:
         by_status: dict[ContainerStatus, list[Event]] = {
             _C.CREATED: [starting, gone],
             _C.STARTING: [*[started] * 4, stopping, stopped, failed],
-            _C.RUNNING: [*to_pause * 3, stopping, stopped, failed],
-            _C.PAUSED: [resuming, resumed, resumed, stopping, stopped, failed],
+            _C.RUNNING: [*to_pause * 3, stopping, moves, stopped, failed],
+            _C.PAUSED: [resuming, resumed, resumed, stopping, moves, stopped, failed],
             _C.STOPPING: [stopping, stopped, gone],
-            _C.STOPPED: [starting, gone],
+            _C.STOPPED: [starting, gone, *([stopped, resuming] if container.is_moving else [])],
             _C.ERROR: [starting, stopped, gone],
             _C.DESTROYED: [],
         }  # fmt: skip
@@ -603,7 +617,8 @@ class Historian:
             ]
         if known is not None and known.promoted is not None:
             before = known.promoted
-            possible.append(QueueRolledBack(queue_id=queue_id, policy=before.before, by_settings=before.by_settings))
+            rolled = QueueRolledBack(queue_id=queue_id, policy=before.before, by_settings=before.by_settings)
+            possible += [rolled, rolled, rolled]
         if queue_id != DEFAULT and not any(
             task.queue == queue_id and not task.is_ended for task in self.world.tasks.values()
         ):

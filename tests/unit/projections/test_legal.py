@@ -29,7 +29,17 @@ from events.container import (
     ContainerStopping,
 )
 from events.errors import Corrupt
-from events.node import NodeCordoned, NodeLost, NodeRegistered, NodeRemoved, NodeReturned, NodeUncordoned
+from events.node import (
+    NodeCordoned,
+    NodeDrained,
+    NodeDraining,
+    NodeLost,
+    NodeRegistered,
+    NodeRemoved,
+    NodeRemoving,
+    NodeReturned,
+    NodeUncordoned,
+)
 from events.service import ServiceDeregistered, ServiceHealthChanged, ServiceRegistered, ServiceStatus
 from events.task import (
     TaskAttemptFailed,
@@ -109,6 +119,9 @@ WORKER_LOST = WorkerLost(worker_id="x", silent_for_s=2.0, limit_s=1.0)
 NODE = NodeRegistered(node_id="x")
 CORDONED = NodeCordoned(node_id="x")
 UNCORDONED = NodeUncordoned(node_id="x")
+DRAINS = NodeDraining(node_id="x", until=9.0)
+DRAINED = NodeDrained(node_id="x")
+REMOVING = NodeRemoving(node_id="x")
 NODE_LOST = NodeLost(node_id="x", silent_for_s=2.0, limit_s=1.0)
 RETURNED = NodeReturned(node_id="x")
 REMOVED = NodeRemoved(node_id="x")
@@ -226,6 +239,9 @@ KINDS = {
             (NODE, {None: N.READY, N.READY: N.READY, N.CORDONED: N.CORDONED, N.LOST: N.READY, N.REMOVED: N.READY}),
             (CORDONED, {N.READY: N.CORDONED, N.LOST: N.LOST}),
             (UNCORDONED, {N.CORDONED: N.READY, N.LOST: N.LOST}),
+            (DRAINS, {N.READY: N.CORDONED, N.CORDONED: N.CORDONED, N.LOST: N.LOST}),
+            (DRAINED, {N.CORDONED: N.CORDONED, N.LOST: N.LOST}),
+            (REMOVING, {N.READY: N.CORDONED, N.CORDONED: N.CORDONED, N.LOST: N.LOST}),
             (NODE_LOST, {N.READY: N.LOST, N.CORDONED: N.LOST}),
             (RETURNED, {N.LOST: N.READY}),
             (REMOVED, {N.READY: N.REMOVED, N.CORDONED: N.REMOVED, N.LOST: N.REMOVED}),

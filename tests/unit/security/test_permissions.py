@@ -86,7 +86,8 @@ def test_the_roles_are_told_apart() -> None:
     of_queues |= {"route_queue", "retire_version", "reinstate_version"}
     of_queues |= {"define_budget", "correct_budget", "remove_budget", "set_prices"}
     of_pools = {"define_pool", "move_share"}
-    assert set(COMMANDS) - others == {"accept_silence", "cordon_node", "uncordon_node", *of_pools, *of_queues}
+    of_nodes = {"cordon_node", "uncordon_node", "drain_node", "remove_node"}
+    assert set(COMMANDS) - others == {"accept_silence", *of_nodes, *of_pools, *of_queues}
 
 
 @pytest.mark.parametrize(
