@@ -151,6 +151,7 @@ REASONS = {
     "fell_behind": "the reader is too slow; it must read again from its last position",
     "internal": "a fault of the coordinator, with this command",
     "journal_behind": "the journal that is read ends before the feed",
+    "not_supported": "the node's runtime, or the release of its agent, cannot do this",
     "no_responders": "nobody listens on the subject",
     "no_server": "no NATS server accepts the connection",
     "no_stream": "the stream does not exist",

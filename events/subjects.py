@@ -13,7 +13,7 @@ The only place that builds names of subjects, streams and buckets. Every token t
     <ns>.read.<source>.<verb>            questions to followers                       core NATS
     <ns>.notice.<kind>.<id>              hints to a worker or node: ask now           core NATS
     <ns>.services                        changes of services, for watchers            core NATS
-    <ns>.node.<id>.<verb>                questions to one node agent (logs, usage)    core NATS
+    <ns>.node.<id>.<verb>                questions to one node agent: logs, usage …   core NATS
     $SRV.<verb>[.<name>[.<id>]]          service discovery by NATS tools (ADR-32)     core NATS
 """
 

@@ -286,15 +286,17 @@ def _reads(source: str) -> Iterator[Hostile]:
 
 def _nodes() -> Iterator[Hostile]:
     question = {"container_id": "c_1", "generation": "1.0", "lines": 10}
-    for verb in ("logs", "usage"):
+    following = {"container_id": "c_1", "generation": "1.0", "position": "0", "lines": 10, "wait_s": 0.0}
+    for verb in ("logs", "usage", "follow"):
+        asked: dict[str, Any] = following if verb == "follow" else question
         subject = S.node("n1", verb)
-        for field, value in question.items():
+        for field, value in asked.items():
             for wrong in _wrong(field, value):
-                yield Hostile("node", subject, _with(question, field, wrong).encode())
+                yield Hostile("node", subject, _with(asked, field, wrong).encode())
         for body in _bombs():
             yield Hostile("node", subject, body)
         for reply in FORGED_REPLIES:
-            yield Hostile("node", subject, json.dumps(question).encode(), reply=reply)
+            yield Hostile("node", subject, json.dumps(asked).encode(), reply=reply)
 
 
 def _inboxes(domain: str) -> Iterator[Hostile]:

@@ -14,7 +14,7 @@ import msgspec
 
 from coordinator.commands import COMMANDS
 from coordinator.commands.command import Command
-from coordinator.commands.node import NodeQuestion
+from coordinator.commands.node import FollowQuestion, NodeQuestion
 from coordinator.commands.operations import (
     OPERATIONS,
     always_of,
@@ -40,7 +40,11 @@ SHARED = "#/components/schemas/{name}"
 JSON = "application/json"
 CLOUD_EVENT = "application/cloudevents+json"
 CLOUD_EVENTS = "application/cloudevents-batch+json"
-NODE_VERBS = ("logs", "usage")
+NODE_VERBS = {
+    "logs": (NodeQuestion, "logs"),
+    "usage": (NodeQuestion, "usage"),
+    "follow": (FollowQuestion, "next lines of the logs"),
+}
 
 _PLACE = "PLACE"
 """Placeholder for a parameter in a subject, because a subject is built from validated tokens only."""
@@ -266,10 +270,10 @@ def _questions(paper: _Paper, subjects: Subjects) -> None:
         paper.channel(f"read.{verb}", address, about, {"question": asked}, parameters=_SOURCE)
         more = _said_of(question)
         paper.operation(f"read.{verb}", "receive", f"read.{verb}", summary_of(question), reply=[f"read.{verb}"], **more)
-    for verb in NODE_VERBS:
-        asked = _message(f"node {verb}", JSON, _shared("NodeQuestion"), _first_line(NodeQuestion))
+    for verb, (struct, what) in NODE_VERBS.items():
+        asked = _message(f"node {verb}", JSON, _shared(struct.__name__), _first_line(struct))
         address = subjects.node(_PLACE, verb).replace(_PLACE, "{node_id}")
-        about = f"Return the {verb} of a container; answered by its node agent."
+        about = f"Return the {what} of a container; answered by its node agent."
         parameters = {"node_id": {"description": f"Id of the node, {PATTERN}."}}
         paper.channel(f"node.{verb}", address, about, {"question": asked}, parameters=parameters)
         paper.operation(f"node.{verb}", "receive", f"node.{verb}", about, reply=["node"])
@@ -310,7 +314,7 @@ def _schemas() -> Document:
     commit = {"type": "array", "minItems": 1, "items": {"oneOf": [_shared(name) for name in IN_JOURNAL]}}
     return {
         **event_schemas(SHARED),
-        **components([*WIRE_COMMANDS.values(), *answers, WireError, NodeQuestion, EpochClaim], SHARED),
+        **components([*WIRE_COMMANDS.values(), *answers, WireError, NodeQuestion, FollowQuestion, EpochClaim], SHARED),
         **questions,
         "commit": commit,
         "ServiceNotice": _object(

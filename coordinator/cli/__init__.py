@@ -67,7 +67,7 @@ _COMMANDS = {
     "dead": ("coordinator.cli.dead", "dead", "List, show and requeue tasks that failed."),
     "service": ("coordinator.cli.query", "service", "List services."),
     "schedule": ("coordinator.cli.schedule", "schedule", "Define schedules of tasks, and show their next runs."),
-    "container": ("coordinator.cli.query", "container", "List containers and print their logs."),
+    "container": ("coordinator.cli.container", "container", "Create, start, stop, show and destroy containers."),
     "inbox": ("coordinator.cli.inbox", "inbox", "Add and list inboxes of other domains."),
     "events": ("coordinator.cli.query", "events", "Print events from the journal."),
     "call": ("coordinator.cli.call", "call", "Call any operation, with its fields as options."),

@@ -1,4 +1,4 @@
-"""The commands that query or send one command: task, service, container, events."""
+"""The commands that query or send one command: task, service, events."""
 
 from __future__ import annotations
 
@@ -31,7 +31,6 @@ from coordinator.cli.spend import SPEND_FACTS, spend_of, spend_options
 from coordinator.client.cancel_tasks import RATE_PER_S, cancel_each
 from coordinator.client.paging import found, listed
 from coordinator.client.service_list import list_services
-from coordinator.commands.container import GetContainer, ListContainers
 from coordinator.commands.explain import ExplainTask, PlanTask, Tier
 from coordinator.commands.service import NO_PORT
 from coordinator.commands.task import LATEST_S, CancelTask, FindTasks, GetTask, ListTasks, SubmitTask
@@ -51,7 +50,6 @@ if TYPE_CHECKING:
 
     from coordinator.client.client import Client
     from events.task import Payload
-    from projections.container import Container
     from projections.task import Task
 
 WAIT_MOST_S = 86_400.0
@@ -579,59 +577,6 @@ def service_list(
     chosen = ServiceStatus(status) if status else None
     found = asking(ctx, url, lambda client: list_services(client, service_name=name, status=chosen))
     show(found, columns, output=output, as_json=as_json)
-
-
-@click.group()
-def container() -> None:
-    """List containers and print their logs."""
-
-
-@container.command("list")
-@click.option("--limit", type=click.IntRange(1, PAGE), default=100, show_default=True, help="Maximum containers.")
-@URL
-@output_options
-@click.pass_context
-def container_list(ctx: click.Context, limit: int, url: str | None, output: str, as_json: bool) -> None:
-    """List containers, newest first."""
-    columns = (
-        ("id", lambda c: c.container_id),
-        ("agent", lambda c: c.agent_id),
-        ("type", lambda c: c.agent_type),
-        ("status", lambda c: c.status.value),
-        ("node", lambda c: c.node_id),
-        ("pid", lambda c: c.pid or ""),
-        ("restarts", lambda c: c.restarts or ""),
-        ("since", lambda c: moment(c.started_at)),
-        ("why", lambda c: c.reason),
-    )
-    show(
-        asking(ctx, url, lambda client: listed(client, ListContainers(limit=limit))),
-        columns,
-        output=output,
-        as_json=as_json,
-    )
-
-
-@container.command("logs")
-@click.argument("container_id")
-@click.option("-n", "--lines", type=click.IntRange(1, 10_000), default=100, show_default=True, help="Number of lines.")
-@click.option("-p", "--previous", is_flag=True, help="What it wrote before its last start.")
-@URL
-@click.pass_context
-def container_logs(ctx: click.Context, container_id: str, lines: int, url: str | None, *, previous: bool) -> None:
-    """Print the last log lines of a container, since its last start."""
-    from coordinator.client.nodes import ask_node
-    from coordinator.commands.node import NodeQuestion
-
-    async def logs(client: Client) -> list[str]:
-        found: Container = await client.execute(GetContainer(container_id=container_id))
-        generation = found.generation if previous else ""
-        question = NodeQuestion(container_id=container_id, generation=generation, lines=lines, previous=previous)
-        written: list[str] = await ask_node(client, found.node_id, "logs", question)
-        return written
-
-    for line in asking(ctx, url, logs):
-        click.echo(clean(line))
 
 
 @click.group()

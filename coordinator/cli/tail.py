@@ -59,7 +59,7 @@ async def tail(
                     _print(envelope, as_json=as_json)
 
     bounds = await journal.bounds()
-    async with _while_read():
+    async with while_read():
         if since is None:
             for envelope in await _last(journal, wanted, bounds, last, prefix):
                 _print(envelope, as_json=as_json)
@@ -98,7 +98,7 @@ async def _last(journal: NatsJournal, wanted: EventFilter, bounds: Bounds, count
 
 
 @asynccontextmanager
-async def _while_read() -> AsyncIterator[None]:
+async def while_read() -> AsyncIterator[None]:
     """
     Raise BrokenPipeError in the block when the reader of standard output is gone, as after `| head -1`.
 

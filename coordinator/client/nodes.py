@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from coordinator.commands.node import NodeQuestion
+from coordinator.commands.node import FollowedLogs, FollowQuestion, NodeQuestion
 from events.errors import Unavailable, error_of
 
 if TYPE_CHECKING:
@@ -42,7 +42,22 @@ async def ask_node(client: Client, node_id: str, verb: str, question: NodeQuesti
     return value
 
 
-async def _ask(client: Client, node_id: str, verb: str, question: NodeQuestion, timeout_s: float) -> dict[str, Any]:
+async def ask_follow(client: Client, node_id: str, question: FollowQuestion, *, timeout_s: float = 5.0) -> FollowedLogs:
+    """
+    Ask a node's agent for the log lines of a container after a position; it waits for some, if the question says so.
+
+    Raises:
+        Unavailable: the agent does not answer within the wait and *timeout_s*.
+        NotFound: the agent has neither this generation of the container nor a later one.
+        Refused: its runtime or its release cannot do it (`not_supported`), or the position is none.
+    """
+    answer = await _ask(client, node_id, "follow", question, question.wait_s + timeout_s)
+    return msgspec.convert(answer["ok"], FollowedLogs)
+
+
+async def _ask(
+    client: Client, node_id: str, verb: str, question: NodeQuestion | FollowQuestion, timeout_s: float
+) -> dict[str, Any]:
     subject = client.subjects.node(node_id, verb)
     try:
         answer: dict[str, Any] = msgspec.json.decode(

@@ -234,3 +234,38 @@ class NodeQuestion(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     lines: int = 100
     previous: bool = False
     older: str = ""
+
+
+LOG_START = "0"
+"""The position before the first line of a log."""
+
+
+class FollowQuestion(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """
+    A question to a node about the log lines of a container after a position; it waits for some, at most `wait_s`.
+
+    Without `generation` about the newest one; without `position` about its last `lines`. Of a generation that is not
+    there any more, the answer is about the next one that is, from its beginning.
+    """
+
+    container_id: str
+    generation: str = ""
+    position: str = ""
+    lines: int = 100
+    wait_s: float = 0.0
+
+
+class FollowedLogs(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """
+    The answer to a `FollowQuestion`: lines of one generation, and the position to ask on from.
+
+    `is_cut`: the log is bounded, and has dropped what was between the position asked from and these lines. `is_end`:
+    the generation has ended and has no more lines; `next` is the one after it on this node, if there is one.
+    """
+
+    generation: str
+    position: str
+    lines: tuple[str, ...] = ()
+    is_cut: bool = False
+    is_end: bool = False
+    next: str = ""

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 from coordinator.lazy_exports import lazy_exports
 
 if TYPE_CHECKING:
+    from coordinator.client.follow_logs import LogLine
     from coordinator.container.agent_container import AgentContainer
     from coordinator.container.container_manager import ContainerConfig, ContainerManager
     from coordinator.container.resource_manager import ResourceLimits, ResourceManager
@@ -15,6 +16,7 @@ __all__ = [
     "ContainerConfig",
     "ContainerManager",
     "ContainerStatus",
+    "LogLine",
     "ResourceLimits",
     "ResourceManager",
 ]
@@ -26,6 +28,7 @@ __getattr__ = lazy_exports(
         "ContainerConfig": "coordinator.container.container_manager",
         "ContainerManager": "coordinator.container.container_manager",
         "ContainerStatus": "events.container",
+        "LogLine": "coordinator.client.follow_logs",
         "ResourceLimits": "coordinator.container.resource_manager",
         "ResourceManager": "coordinator.container.resource_manager",
     },

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import aclosing
 from typing import TYPE_CHECKING, Any, Self
 
 from coordinator.commands.arguments import text, wanted
@@ -10,7 +11,10 @@ from events.container import ContainerStatus
 from events.errors import NotFound, Refused
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator
+
     from coordinator.app.app import App
+    from coordinator.client.follow_logs import LogLine
 
 RUNS = frozenset({ContainerStatus.RUNNING, ContainerStatus.PAUSED})
 
@@ -127,6 +131,19 @@ class AgentContainer:
             if (await self.get_status()) in RUNS and not previous:
                 raise
             return []
+
+    async def follow_logs(self, lines: int = 100) -> AsyncGenerator[LogLine]:
+        """
+        Yield the last *lines* lines of the container, then each further one; see `ContainerManager.follow_logs`.
+
+        Raises:
+            NotFound: the container does not exist.
+            Unavailable: its node does not answer the first question.
+            Refused: its node cannot do it.
+        """
+        async with aclosing(self._manager.follow_logs(self.container_id, lines)) as found:
+            async for line in found:
+                yield line
 
     async def close(self) -> None:
         """Release the connection. The container keeps running."""

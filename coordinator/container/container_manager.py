@@ -6,12 +6,15 @@ Calls that change a container return when the change has happened on its node, n
 
 from __future__ import annotations
 
+from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import structlog
 
 from coordinator.app.facade import Facade, new_id
+from coordinator.client.containers import until_not
+from coordinator.client.follow_logs import follow_logs
 from coordinator.client.nodes import ask_node
 from coordinator.client.paging import listed
 from coordinator.client.reads import ask_follower
@@ -35,13 +38,12 @@ from events.resources import Resources
 from projections.store.port import Counts
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import AsyncGenerator, Mapping
 
+    from coordinator.client.follow_logs import LogLine
     from coordinator.commands.cluster import ClusterStats
     from projections.container import Container
 
-WAIT_S = 20.0
-"""How long one question waits at the coordinator; a longer wait repeats the question."""
 COUNT_TIMEOUT_S = 3.0
 """How long statistics wait for a follower."""
 
@@ -210,6 +212,24 @@ class ContainerManager(Facade):
         flag("previous", previous)
         return list(await self._ask_node(container_id, "logs", lines=whole("lines", lines), previous=previous))
 
+    async def follow_logs(self, container_id: str, lines: int = 100) -> AsyncGenerator[LogLine]:
+        """
+        Yield the last *lines* lines of a container, then each further one, until it is destroyed.
+
+        That is over its restarts, on whichever node it runs. Each item has the `text` of a line, its `generation` and
+        `node_id`; one with `is_note` tells what is missing, or why no line comes. Nothing comes twice.
+
+        Raises:
+            NotFound: the container does not exist.
+            Unavailable: its node does not answer the first question; later ones are repeated until it does.
+            Refused: its node cannot do it: its runtime, or the release of its agent.
+        """
+        container_id, lines = text("container_id", container_id), whole("lines", lines)
+        app = await self.opened()
+        async with aclosing(follow_logs(app.client, container_id, lines, door=self)) as found:
+            async for line in found:
+                yield line
+
     async def get_resource_usage(self, container_id: str) -> dict[str, Any]:
         """
         Measure a running container on its node.
@@ -261,14 +281,8 @@ class ContainerManager(Facade):
 
     async def _until_not(self, container_id: str, unless: tuple[_S, ...]) -> ContainerStatus:
         """Wait while the status is one of *unless*, at most `container.default_timeout` seconds; return the status."""
-        left_s = (await self.opened()).settings.container.default_timeout
-        while True:
-            portion_s = min(left_s, WAIT_S)
-            left_s -= portion_s
-            found = await self.execute(GetContainer(container_id=container_id, unless=unless, wait_s=portion_s))
-            status: ContainerStatus = found.status
-            if status not in unless or left_s <= 0:
-                return status
+        timeout_s = (await self.opened()).settings.container.default_timeout
+        return (await until_not(self, container_id, unless, timeout_s)).status
 
     async def _ask_node(self, container_id: str, verb: str, *, previous: bool = False, **options: Any) -> Any:
         app = await self.opened()

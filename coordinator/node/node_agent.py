@@ -33,7 +33,7 @@ from coordinator.commands.node import (
     RegisterNode,
     SyncNode,
 )
-from coordinator.node.answers import answering
+from coordinator.node.answers import Answers, answering
 from coordinator.node.launch import launch_of
 from coordinator.runtime.protocol import Observed, Runtime, RuntimeState, start_of
 from coordinator.task_groups import task_group
@@ -112,6 +112,7 @@ class NodeAgent:
         self._failed: dict[_Key, str] = {}
         self._closing = False
         self._tasks: asyncio.TaskGroup
+        self._answers: Answers
 
     @classmethod
     @asynccontextmanager
@@ -120,7 +121,7 @@ class NodeAgent:
         agent = cls(client, runtime, **options)
         subjects = client.subjects
         noticed = await client.bus.subscribe(subjects.notice("node", agent.node_id), lambda _: agent._wake.set())
-        async with task_group() as agent._tasks, answering(client, runtime, agent.node_id):
+        async with task_group() as agent._tasks, answering(client, runtime, agent.node_id) as agent._answers:
             syncing = agent._tasks.create_task(agent._keep_syncing())
             noticing = agent._tasks.create_task(agent._notice_exits())
             minding = agent._tasks.create_task(agent._mind_lease())
@@ -452,6 +453,8 @@ class NodeAgent:
     ) -> None:
         if seen.state is not RuntimeState.EXITED:
             await self._runtime.stop(*key, grace_s=grace_s, force=force, cause=cause)
+        if cause is ExitCause.REQUESTED:  # otherwise a generation elsewhere may wait for the end of this one
+            await self._answers.read_out(*key)
         await self._runtime.remove(*key)
         log.info("container_removed", **self._ids(key))
 

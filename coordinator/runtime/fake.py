@@ -26,8 +26,10 @@ from coordinator.runtime.launch_checks import (
     check_key,
     check_launch,
     check_lines,
+    check_part,
     check_timeout,
     check_until,
+    count_before,
 )
 from coordinator.runtime.protocol import (
     EXITED,
@@ -35,6 +37,7 @@ from coordinator.runtime.protocol import (
     LOST,
     Launch,
     Lines,
+    LogPart,
     Observed,
     RuntimeState,
     Usage,
@@ -46,6 +49,7 @@ from events.ids import checked
 
 _FIRST_PID = 1_000
 _RESOLUTION_S = 1e-6
+_OUTPUT_POLL_S = 0.02
 _NOTHING = Usage(cpu_seconds=0.0, memory_bytes=0, pids=1)
 
 
@@ -66,7 +70,7 @@ OBEDIENT = OnStop()
 
 
 class _Container:
-    __slots__ = ("launch", "lines", "observed", "on_stop", "until", "usage", "watched")
+    __slots__ = ("launch", "lines", "observed", "on_stop", "until", "usage", "watched", "written")
 
     def __init__(self, launch: Launch, observed: Observed, on_stop: OnStop) -> None:
         self.launch = launch
@@ -76,6 +80,8 @@ class _Container:
         """Loop time at which it is killed, if it is watched."""
         self.watched = False
         self.lines: deque[str] = deque(maxlen=LOG_LINES_MAX)
+        self.written = 0
+        """How many lines it has written, those that are not kept included."""
         self.usage = _NOTHING
 
 
@@ -181,6 +187,24 @@ class FakeRuntime:
         check_lines(lines)
         return list(self._find(container_id, generation).lines)[-lines:]
 
+    async def logs_after(
+        self, container_id: str, generation: str, position: str, *, lines: int, bytes_most: int, wait_s: float
+    ) -> LogPart:
+        check_part(lines, bytes_most, wait_s)
+        at = count_before(position)
+        loop = asyncio.get_running_loop()
+        until = loop.time() + wait_s
+        while True:
+            container = self._find(container_id, generation)
+            first = container.written - len(container.lines)
+            if at is None:
+                at = max(first, container.written - lines)
+            begin = min(max(at, first), container.written)
+            is_ended = container.observed.state is RuntimeState.EXITED
+            if begin < container.written or begin != at or is_ended or loop.time() >= until:
+                return _part(container, at, begin, bytes_most, is_ended=is_ended)
+            await asyncio.sleep(min(_OUTPUT_POLL_S, until - loop.time()))
+
     async def usage(self, container_id: str, generation: str) -> Usage:
         container = self._find(container_id, generation)
         if container.observed.state is RuntimeState.EXITED:
@@ -214,7 +238,9 @@ class FakeRuntime:
 
     def print(self, container_id: str, generation: str, *lines: str) -> None:
         """Let a container write lines to its log."""
-        self._find(container_id, generation, closed=True).lines.extend(lines)
+        container = self._find(container_id, generation, closed=True)
+        container.lines.extend(lines)
+        container.written += len(lines)
 
     def use(self, container_id: str, generation: str, usage: Usage) -> None:
         """Set the usage that is measured for a container from now on."""
@@ -306,3 +332,20 @@ class FakeRuntime:
                 reason="has_exited",
             )
         return container
+
+
+def _part(container: _Container, at: int, begin: int, bytes_most: int, *, is_ended: bool) -> LogPart:
+    """Return the lines from *begin* on, whole ones unless the first one is longer than the part may be."""
+    rest = list(container.lines)[begin - container.written :] if begin < container.written else []
+    taken: list[str] = []
+    for line in rest:
+        bytes_most -= len(line.encode()) + 1
+        if bytes_most < 0 and taken:
+            break
+        taken.append(line)
+    return LogPart(
+        lines=tuple(taken),
+        position=str(begin + len(taken)),
+        is_cut=begin != at,
+        is_end=is_ended and len(taken) == len(rest),
+    )

@@ -11,7 +11,7 @@ import math
 import re
 
 from coordinator.runtime.protocol import Launch
-from events.errors import Refused
+from events.errors import Refused, shown
 from events.ids import checked
 
 ARGUMENTS_MAX = 1_024
@@ -21,6 +21,8 @@ LAUNCH_BYTES_MAX = 512 * 1024
 IMAGE_LENGTH_MAX = 512
 STOP_GRACE_S_MAX = 3_600.0
 LOG_LINES_MAX = 10_000
+PART_BYTES_LEAST = 64
+PART_BYTES_MAX = 1024 * 1024
 
 # These change what the dynamic loader or the shell runs before the command, so setting them can run anything.
 # ENV is not listed: only interactive shells read it.
@@ -48,6 +50,7 @@ LOADER_VARIABLES = {
 
 _SHOWN = 80
 _is_position = re.compile(r"[0-9]{1,20}\.[0-9]{1,10}").fullmatch
+_is_count = re.compile(r"[0-9]{1,18}").fullmatch
 _is_variable = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}").fullmatch
 _is_control = re.compile(r"[\x00-\x1f\x7f]").search
 
@@ -124,6 +127,31 @@ def check_lines(value: object) -> int:
     if type(value) is int and 1 <= value <= LOG_LINES_MAX:
         return value
     raise _refused("lines", value, f"use 1 to {LOG_LINES_MAX}")
+
+
+def check_part(lines: object, bytes_most: object, wait_s: object) -> None:
+    """Accept what a part of a log may have; otherwise raise `Refused`."""
+    check_lines(lines)
+    check_timeout(wait_s)
+    if type(bytes_most) is not int or not PART_BYTES_LEAST <= bytes_most <= PART_BYTES_MAX:
+        raise _refused("bytes_most", bytes_most, f"use {PART_BYTES_LEAST} to {PART_BYTES_MAX}")
+
+
+def count_before(position: str) -> int | None:
+    """Return the count that a position is, where it is one; None for the last lines."""
+    if not position:
+        return None
+    if not _is_count(position):
+        raise bad_position(position)
+    return int(position)
+
+
+def bad_position(position: str) -> Refused:
+    """Return the refusal of a text that is no position in a log."""
+    return Refused(
+        f"position {shown(position)} is none in a log: use that of an earlier answer, or '' for the last lines",
+        reason="bad_cursor",
+    )
 
 
 def _check_name(launch: Launch) -> None:

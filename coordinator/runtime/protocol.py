@@ -114,6 +114,24 @@ class Usage(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     network_tx_bytes: int | None = None
 
 
+LOG_START = "0"
+"""The position before the first line of a log, for every runtime."""
+
+
+class LogPart(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """
+    The lines of a log after a position, and the position after them.
+
+    `is_cut`: output before these lines, and after that position, is not kept any more. `is_end`: the container has
+    exited and there is nothing after these lines.
+    """
+
+    lines: tuple[str, ...] = ()
+    position: str
+    is_cut: bool = False
+    is_end: bool = False
+
+
 class Runtime(Protocol):
     """
     Starts, stops and observes the containers of one cluster on one machine.
@@ -222,6 +240,21 @@ class Runtime(Protocol):
 
         Standard output and error are in the order they were written. Control characters are not escaped; the caller
         must do that before it displays them.
+        """
+        ...
+
+    async def logs_after(
+        self, container_id: str, generation: str, position: str, *, lines: int, bytes_most: int, wait_s: float
+    ) -> LogPart:
+        """
+        Return the lines after a *position*; if there are none yet, wait for the first ones, at most *wait_s* seconds.
+
+        A position is an earlier answer's, `LOG_START`, or "" for the last *lines* lines. The answer has about
+        *bytes_most* bytes at most, so there may be more lines at once; a longer line comes in pieces. A line that has
+        no end yet is returned when it has, or when the container has exited.
+
+        Raises:
+            Refused: this is no position (`bad_cursor`), or the runtime cannot do it (`not_supported`).
         """
         ...
 

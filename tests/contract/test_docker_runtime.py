@@ -18,7 +18,7 @@ from coordinator.errors import Refused, Unavailable
 from coordinator.runtime.docker.container import PIDS_MAX
 from coordinator.runtime.docker.runtime import DockerRuntime
 from coordinator.runtime.process.runtime import ProcessRuntime
-from coordinator.runtime.protocol import Launch, Observed, RuntimeState
+from coordinator.runtime.protocol import LOG_START, Launch, Observed, RuntimeState
 from tests.docker_engine import IMAGE, Docker
 from tests.launches import CLUSTER, launch
 
@@ -83,6 +83,49 @@ async def output(runtime: DockerRuntime, script: str, environment: dict[str, str
     await runtime.start(shell(script, environment=environment or {}))
     await ended(runtime)
     return await runtime.logs(*KEY, 100)
+
+
+async def read_to_end(runtime: DockerRuntime, position: str) -> tuple[list[str], int]:
+    """Return all lines after a position until the container has ended, and how often some were missing."""
+    lines: list[str] = []
+    cuts = 0
+    async with asyncio.timeout(90):
+        while True:
+            part = await runtime.logs_after(*KEY, position, lines=10, bytes_most=MIB, wait_s=20.0)
+            lines += part.lines
+            cuts += part.is_cut
+            position = part.position
+            if part.is_end:
+                return lines, cuts
+
+
+async def test_both_streams_are_followed_line_by_line(runtime: DockerRuntime) -> None:
+    """However they overtake each other, and however long a line is, each line comes once."""
+    loop = "n=0; while [ $n -lt 3000 ]; do n=$((n + 1)); echo out $n; echo err $n >&2; done"
+    long = "head -c 40000 /dev/zero | busybox tr '\\0' x; echo; echo end"
+    await runtime.start(shell(f"sleep 1; {loop}; {long}"))
+    lines, cuts = await read_to_end(runtime, LOG_START)
+    assert cuts == 0
+    for stream in ("out", "err"):
+        assert [line for line in lines if line.startswith(stream)] == [f"{stream} {n}" for n in range(1, 3001)]
+    assert [line for line in lines if line[0] not in "oe"] == ["x" * 40_000]
+    assert lines[-1] == "end"
+
+
+async def test_what_docker_has_dropped_is_told_once(docker: Docker, runtime: DockerRuntime) -> None:
+    """A reader that was away finds the oldest lines that Docker still has, and every one after them."""
+    await runtime.start(shell("echo first; while [ ! -e /tmp/go ]; do sleep 0.05; done; seq 700000"))
+    position = LOG_START
+    async with asyncio.timeout(30):
+        while not (part := await runtime.logs_after(*KEY, position, lines=10, bytes_most=1024, wait_s=5.0)).lines:
+            position = part.position
+    await asyncio.to_thread(docker.run, "exec", launch("a").name, "touch", "/tmp/go")
+    await ended(runtime)
+    lines, cuts = await read_to_end(runtime, part.position)
+    assert cuts == 1
+    numbers = [int(line) for line in lines]
+    assert numbers == list(range(numbers[0], 700_001))
+    assert len(numbers) > 10_000
 
 
 async def test_too_much_memory_is_reported_as_oom(runtime: DockerRuntime) -> None:

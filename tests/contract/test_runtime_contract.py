@@ -12,7 +12,7 @@ import subprocess
 import time
 from contextlib import AsyncExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
 import pytest
@@ -26,7 +26,7 @@ from coordinator.runtime.oci.runtime import USER, OciRuntime
 from coordinator.runtime.process.control_groups import Isolation, groups_of
 from coordinator.runtime.process.runtime import ProcessRuntime
 from coordinator.runtime.process.table import ProcessTable, PsTable, process_table
-from coordinator.runtime.protocol import Launch, Observed, Runtime, RuntimeState, Usage
+from coordinator.runtime.protocol import LOG_START, Launch, Observed, Runtime, RuntimeState, Usage
 from events.container import ExitCause
 from tests.control_groups import needs_control_groups
 from tests.docker_engine import IMAGE, Docker
@@ -430,6 +430,91 @@ async def test_a_number_of_lines_has_limits(runtime: Runtime, lines: int) -> Non
     """No count makes a runtime read without limit."""
     with pytest.raises(Refused, match="lines"):
         await runtime.logs(*NOBODY, lines)
+
+
+PART: dict[str, Any] = {"lines": 10, "bytes_most": 64 * 1024, "wait_s": 0.0}
+
+
+async def followed(
+    runtime: Runtime, launched: Launch, position: str, count: int, **options: Any
+) -> tuple[list[str], str]:
+    """Return so many lines after a position, in as many parts as they take, and the position after them."""
+    lines: list[str] = []
+    async with asyncio.timeout(20):
+        while len(lines) < count:
+            part = await runtime.logs_after(*key(launched), position, **PART | {"wait_s": 5.0} | options)
+            assert not part.is_cut
+            lines += part.lines
+            position = part.position
+    return lines, position
+
+
+async def test_a_log_is_followed_from_a_position(machine: Machine, runtime: Runtime) -> None:
+    """Each line comes once, also in small parts, to a runtime that has been opened again, and up to the end."""
+    launched = machine.launch("a")
+    await runtime.start(launched)
+    part = await runtime.logs_after(*key(launched), "", **PART)
+    assert (part.lines, part.is_cut, part.is_end) == ((), False, False)
+    first = [f"line {n}" for n in range(50)]
+    machine.say(launched, *first)
+    lines, position = await followed(runtime, launched, part.position, 50)
+    assert lines == first
+    assert (await followed(runtime, launched, LOG_START, 50, bytes_most=64))[0] == first
+    assert (await runtime.logs_after(*key(launched), "", **PART | {"lines": 3})).lines == tuple(first[-3:])
+    machine.say(launched, "", "ä € 🙂", "\x1b[31mred")
+    assert (await followed(runtime, launched, position, 3))[0] == ["", "ä € 🙂", "\x1b[31mred"]
+    lines, position = await followed(runtime, launched, "", 2, lines=2)
+    assert lines == ["ä € 🙂", "\x1b[31mred"]
+    waiting = asyncio.create_task(runtime.logs_after(*key(launched), position, **PART | {"wait_s": 20.0}))
+    await asyncio.sleep(0.3)
+    assert not waiting.done()
+    machine.say(launched, "last")
+    part = await waiting
+    assert part.lines == ("last",)
+    machine.end(launched, 0)
+    await until_exited(runtime, launched)
+    part = await runtime.logs_after(*key(launched), part.position, **PART | {"wait_s": 20.0})
+    assert (part.lines, part.is_end) == ((), True)
+    whole = await runtime.logs_after(*key(launched), LOG_START, **PART)
+    assert (len(whole.lines), whole.lines[-1], whole.is_end) == (54, "last", True)
+
+
+async def test_a_position_outlives_the_runtime(machine: Machine) -> None:
+    """The next one of this machine goes on where the one before it was."""
+    launched = machine.launch("a")
+    async with machine.runtime() as runtime:
+        await runtime.start(launched)
+        machine.say(launched, "one", "two")
+        position = (await followed(runtime, launched, LOG_START, 2))[1]
+    machine.say(launched, "three")
+    async with machine.runtime() as again:
+        assert (await followed(again, launched, position, 1))[0] == ["three"]
+        await again.stop(*key(launched), grace_s=0, force=True)
+
+
+async def test_a_wait_for_lines_ends(machine: Machine, runtime: Runtime) -> None:
+    """Without a line at the time, with the same position; with `NotFound` once it is removed."""
+    launched = machine.launch("a")
+    await runtime.start(launched)
+    machine.say(launched, "one")
+    position = (await followed(runtime, launched, LOG_START, 1))[1]
+    began = time.monotonic()
+    part = await runtime.logs_after(*key(launched), position, **PART | {"wait_s": 0.5})
+    assert (part.lines, part.position, part.is_end) == ((), position, False)
+    assert time.monotonic() - began > 0.4
+    await runtime.stop(*key(launched), grace_s=0, force=True)
+    await runtime.remove(*key(launched))
+    with pytest.raises(NotFound):
+        await runtime.logs_after(*key(launched), position, **PART)
+
+
+@pytest.mark.parametrize("position", ["x", "-1", "1.0", "9" * 40, "1-2-3"])
+async def test_a_position_is_one_of_this_runtime(machine: Machine, runtime: Runtime, position: str) -> None:
+    """Anything else is refused before the log is read."""
+    launched = machine.launch("a")
+    await runtime.start(launched)
+    with pytest.raises(Refused, match="position"):
+        await runtime.logs_after(*key(launched), position, **PART)
 
 
 # --- causes -----------------------------------------------------------------------------------------------------------

@@ -26,20 +26,22 @@ from coordinator.clock import Clock, SystemClock
 from coordinator.runtime.docker.container import Stats, creation, hidden
 from coordinator.runtime.docker.containers import Containers
 from coordinator.runtime.docker.engine import DockerEngine, EngineError
-from coordinator.runtime.docker.output import last_lines
+from coordinator.runtime.docker.output import FramePlace, LinesAfter, last_lines, read_lines
 from coordinator.runtime.docker.records import Records
 from coordinator.runtime.docker.watch import Watch
 from coordinator.runtime.launch_checks import (
+    bad_position,
     check_grace,
     check_key,
     check_launch,
     check_lines,
+    check_part,
     check_timeout,
     check_until,
 )
 from coordinator.runtime.process.grants import Grants
 from coordinator.runtime.process.table import boot_id
-from coordinator.runtime.protocol import Launch, Lines, Observed, RuntimeState, Usage
+from coordinator.runtime.protocol import LOG_START, Launch, Lines, LogPart, Observed, RuntimeState, Usage
 from events.container import ExitCause
 from events.errors import CoordinationError, NotFound, Refused, Unavailable
 from events.ids import checked
@@ -197,6 +199,34 @@ class DockerRuntime:
                 return await last_lines(chunks, lines)
         except EngineError as error:
             raise self._containers.failed(docker_id, error) from error
+
+    async def logs_after(
+        self, container_id: str, generation: str, position: str, *, lines: int, bytes_most: int, wait_s: float
+    ) -> LogPart:
+        check_part(lines, bytes_most, wait_s)
+        place = FramePlace.parse(position)
+        if place is None and position not in {"", LOG_START}:
+            raise bad_position(position)
+        docker_id = self._find(container_id, generation)
+        is_ended = (await self._containers.inspect(docker_id)).state is RuntimeState.EXITED
+        query: dict[str, str | int] = {"stdout": 1, "stderr": 1, "timestamps": 1}
+        if not position:
+            query["tail"] = lines
+        elif place is not None:
+            query["since"] = place.since
+        waits = wait_s > 0 and position != "" and not is_ended
+        if waits:
+            query["follow"] = 1
+        found = LinesAfter(place, bytes_most)
+        try:
+            async with self._engine.stream("GET", f"/containers/{docker_id}/logs", query=query) as chunks:
+                await read_lines(found, chunks, wait_s if waits else None)
+        except EngineError as error:
+            raise self._containers.failed(docker_id, error) from error
+        is_end = is_ended and not found.is_full
+        taken, place = found.taken(is_end=is_end)
+        position = LOG_START if place is None else str(place)
+        return LogPart(lines=tuple(taken), position=position, is_cut=found.is_cut, is_end=is_end)
 
     async def usage(self, container_id: str, generation: str) -> Usage:
         docker_id = self._find(container_id, generation)

@@ -36,8 +36,10 @@ from coordinator.runtime.launch_checks import (
     check_key,
     check_launch,
     check_lines,
+    check_part,
     check_timeout,
     check_until,
+    count_before,
 )
 from coordinator.runtime.process import directory as on_disk
 from coordinator.runtime.process.container import ProcessContainer
@@ -47,12 +49,12 @@ from coordinator.runtime.process.directory import LaunchRecord
 from coordinator.runtime.process.grants import Grants
 from coordinator.runtime.process.group import ProcessGroup
 from coordinator.runtime.process.hierarchies import Hierarchies
-from coordinator.runtime.process.log import create_log, last_words, rotate, tail
+from coordinator.runtime.process.log import after, create_log, last_words, rotate, size, tail
 from coordinator.runtime.process.program import Commands, Invocation, Programs
 from coordinator.runtime.process.removal import Removal
 from coordinator.runtime.process.shim import spawn
 from coordinator.runtime.process.table import ProcessTable, process_table
-from coordinator.runtime.protocol import Launch, Lines, Observed, RuntimeState, Usage
+from coordinator.runtime.protocol import Launch, Lines, LogPart, Observed, RuntimeState, Usage
 from coordinator.runtime.shortage import is_shortage
 from events.container import ExitCause
 from events.errors import CoordinationError, NotFound, Refused, Unavailable
@@ -60,6 +62,8 @@ from events.ids import checked
 
 _LOCK = ".lock"
 _LINE_BYTES = 128
+_OUTPUT_POLL_S = 0.1
+"""How often is looked for output that somebody waits for: no system reports it cheaply."""
 
 log = structlog.get_logger(__name__)
 
@@ -221,6 +225,29 @@ class ProcessRuntime:
     async def logs(self, container_id: str, generation: str, lines: int) -> Lines:
         check_lines(lines)
         return await asyncio.to_thread(tail, self._find(container_id, generation).directory, lines)
+
+    async def logs_after(
+        self, container_id: str, generation: str, position: str, *, lines: int, bytes_most: int, wait_s: float
+    ) -> LogPart:
+        check_part(lines, bytes_most, wait_s)
+        at = count_before(position)
+        until = asyncio.get_running_loop().time() + wait_s
+        while True:
+            container = self._find(container_id, generation)
+            container.settle()
+            seen = size(container.directory), container.outcome is not None
+            part = await asyncio.to_thread(
+                after, container.directory, at, lines=lines, bytes_most=bytes_most, is_ended=seen[1]
+            )
+            if part.lines or part.is_cut or part.is_end or asyncio.get_running_loop().time() >= until:
+                return part
+            at = int(part.position)
+            while (size(container.directory), container.outcome is not None) == seen:
+                left_s = until - asyncio.get_running_loop().time()
+                if left_s <= 0:
+                    return part
+                await asyncio.sleep(min(_OUTPUT_POLL_S, left_s))
+                self._find(container_id, generation)
 
     async def usage(self, container_id: str, generation: str) -> Usage:
         return self._find(container_id, generation).usage()

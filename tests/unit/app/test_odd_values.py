@@ -315,12 +315,14 @@ METHODS: dict[type[Any], dict[str, Method]] = {
         "get_container_status": Method({}, a_container),
         "list_containers": Method(),
         "get_container_logs": Method({"container_id": "none"}),
+        "follow_logs": Method({"container_id": "none"}),
         "get_resource_usage": Method({"container_id": "none"}),
     },
     AgentContainer: {
         "stop": Method(),
         "destroy": Method(),
         "get_logs": Method(),
+        "follow_logs": Method(),
     },
     ResourceManager: {
         "initialize": Method({"capacity": {}}, fields=dict.fromkeys(("capacity", "parts", "quotas"), "")),
@@ -361,6 +363,8 @@ def call_of(kind: type[Any], name: str, parameter: str, wrap: Callable[[Any], An
     async def call(here: Here, value: Any) -> Any:
         valid = method.valid | await method.before(here)
         done = getattr(opened(kind, here), name)(**valid | {parameter: wrap(value)})
+        if inspect.isasyncgen(done):
+            return [one async for one in done]
         return await done if inspect.isawaitable(done) else done
 
     return call

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import random
 from typing import TYPE_CHECKING
 
 import pytest
 
 from coordinator.errors import Unavailable
+from coordinator.runtime.process import log
 from coordinator.runtime.process.log import rotate, tail
 from tests.launches import launch
 from tests.process_runtimes import exited, opened, stop_all
@@ -16,6 +18,8 @@ from tests.process_runtimes import exited, opened, stop_all
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from pathlib import Path
+
+    from coordinator.runtime.protocol import LogPart
 
 
 @pytest.fixture
@@ -105,3 +109,105 @@ def test_a_log_may_be_empty_or_missing(tmp_path: Path) -> None:
     assert tail(tmp_path, 10) == []
     (tmp_path / "log").write_text("\n\na\n")
     assert tail(tmp_path, 10) == ["", "", "a"]
+
+
+def write(directory: Path, text: str) -> None:
+    with (directory / "log").open("a") as file:
+        file.write(text)
+
+
+def part(directory: Path, position: str, *, bytes_most: int = 10_000, ended: bool = False, lines: int = 10) -> LogPart:
+    place = int(position) if position else None
+    return log.after(directory, place, lines=lines, bytes_most=bytes_most, is_ended=ended)
+
+
+def test_a_reader_by_position_gets_every_line_once(tmp_path: Path) -> None:
+    """However it is rotated meanwhile, as long as it is not behind by more than is kept; rotations are lines of it."""
+    seed = random.randrange(10_000)
+    print(f"seed {seed}")
+    dice = random.Random(seed)
+    read: list[str] = []
+    written, position = 0, "0"
+    write(tmp_path, "")
+    for _ in range(400):
+        for _ in range(dice.randrange(6)):
+            write(tmp_path, f"line {written}\n")
+            written += 1
+        if dice.random() < 0.4:
+            rotate(tmp_path, dice.choice((40, 100, 400)))
+        if dice.random() < 0.9:
+            found = part(tmp_path, position, bytes_most=dice.choice((64, 200, 1000)))
+            read += found.lines if not found.is_cut else ("[cut]", *found.lines)
+            position = found.position
+    while (found := part(tmp_path, position, ended=True)).lines or found.is_cut:
+        read += found.lines if not found.is_cut else ("[cut]", *found.lines)
+        position = found.position
+    assert found.is_end
+    numbers = [line for line in read if line.startswith("line ")]
+    assert len(set(numbers)) == len(numbers)
+    assert numbers == sorted(numbers, key=lambda line: int(line[5:]))
+    assert numbers[-1] == f"line {written - 1}"
+    for before, line in itertools.pairwise(read):
+        if line.startswith("line ") and before.startswith("line "):
+            assert int(line[5:]) == int(before[5:]) + 1, (before, line)
+    assert sum(line.startswith("[log rotated") for line in read) > 10
+
+
+def test_what_was_rotated_away_is_told(tmp_path: Path) -> None:
+    """The first line of what is left may lack its beginning; a position beyond the end is one that is not kept."""
+    write(tmp_path, "".join(f"line {number:02}\n" for number in range(20)))
+    position = part(tmp_path, "0", bytes_most=64).position
+    assert rotate(tmp_path, 60)
+    write(tmp_path, "after\n")
+    found = part(tmp_path, position)
+    assert found.is_cut
+    assert found.lines[0].startswith("…")
+    assert found.lines[1:-2] == tuple(f"line {number}" for number in range(13, 20))[-len(found.lines[1:-2]) :]
+    assert (found.lines[-2][:12], found.lines[-1]) == ("[log rotated", "after")
+    beyond = part(tmp_path, "99999")
+    assert (beyond.lines, beyond.is_cut, beyond.position) == ((), True, found.position)
+
+
+def test_a_line_comes_when_it_is_whole(tmp_path: Path) -> None:
+    """Or at the end of the container; one that is longer than a part comes in pieces of whole characters."""
+    write(tmp_path, "one\ntw")
+    found = part(tmp_path, "0", ended=False)
+    assert (found.lines, found.position) == (("one",), "4")
+    assert part(tmp_path, "4", ended=False).lines == ()
+    assert part(tmp_path, "4", ended=True).lines == ("tw",)
+    (tmp_path / "log").write_text("é" * 50 + "\nend\n")
+    pieces: list[str] = []
+    position = "0"
+    while (found := part(tmp_path, position, bytes_most=65, ended=True)).lines:
+        pieces += found.lines
+        position = found.position
+    assert pieces == ["é" * 32, "é" * 18, "end"]
+
+
+@pytest.mark.parametrize("is_truncated", [True, False])
+def test_a_rotation_that_was_cut_off(tmp_path: Path, is_truncated: bool) -> None:
+    """An agent that was killed after the copy has not written down where the files begin; nothing comes twice."""
+    write(tmp_path, "one\ntwo\nthree\n")
+    position = part(tmp_path, "0", bytes_most=64).position
+    (tmp_path / "log.1").write_bytes((tmp_path / "log").read_bytes())
+    if is_truncated:
+        (tmp_path / "log").write_text("")
+    write(tmp_path, "four\n")
+    assert part(tmp_path, position).lines == ("four",)
+    assert part(tmp_path, "4").lines == ("two", "three", "four")
+    assert rotate(tmp_path, 8)
+    write(tmp_path, "five\n")
+    assert part(tmp_path, position).lines[-1] == "five"
+
+
+def test_the_last_lines_by_position(tmp_path: Path) -> None:
+    """Over both files; their position goes on from there."""
+    write(tmp_path, "one\ntwo\n")
+    assert rotate(tmp_path, 10)
+    write(tmp_path, "three\nfour\nfi")
+    assert part(tmp_path, "", lines=2).lines == ("three", "four")
+    found = part(tmp_path, "", lines=4)
+    assert [line[:6] for line in found.lines] == ["two", "[log r", "three", "four"]
+    write(tmp_path, "ve\n")
+    assert part(tmp_path, found.position).lines == ("five",)
+    assert part(tmp_path, "", lines=100).lines[:2] == ("one", "two")
