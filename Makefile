@@ -27,8 +27,7 @@ test-real: venv-dev ## run the tests with Docker, runc and gVisor; as root on De
 	  [ -z "$$missing" ] || { command -v apt-get >/dev/null && apt-get update -qq && \
 	    apt-get install -y -qq docker.io runc runsc tini busybox-static; } || \
 	  { echo "make test-real: install Docker, runc, runsc, tini and busybox-static first" >&2; exit 2; }
-	COORDINATOR_TEST_REQUIRE=docker,oci,gvisor $(PY) -m pytest -m "docker or oci" \
-	  tests/contract tests/e2e/test_docker_node.py tests/e2e/test_oci_node.py $(ARGS)
+	COORDINATOR_TEST_REQUIRE=docker,oci,gvisor $(PY) -m tools.all_tests real $(ARGS)
 
 check: venv-dev ## run lint, format, types, tidiness and unit tests before each commit; under a minute
 	$(PY) -m ruff check .

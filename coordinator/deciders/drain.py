@@ -54,7 +54,7 @@ def remove_node(world: World, command: RemoveNode, context: DecisionContext) -> 
     node = registered(world, command.node_id)
     there = on_node(world, node.node_id)
     if not there:
-        return (NodeRemoved(node_id=node.node_id, reason="removed by command"),)
+        return (NodeRemoved(node_id=node.node_id, reason="removed_by_command"),)
     if command.force:
         return () if node.removing else (NodeRemoving(node_id=node.node_id),)
     count = f"{len(there)} containers" if len(there) > 1 else "1 container"

@@ -300,7 +300,7 @@ def _due_for_lost(world: World, node_id: str, context: DecisionContext) -> Itera
     if lost.status is not NodeStatus.LOST:
         return
     if lost.removing:
-        yield NodeRemoved(node_id=node_id, reason="removed by force")
+        yield NodeRemoved(node_id=node_id, reason="removed_by_force")
     elif context.now - lost.lost_at > context.rules.deregister_after_s and not _holds(world, node_id):
         yield NodeRemoved(node_id=node_id, reason="lost for too long")
 

@@ -254,7 +254,7 @@ async def seen(runtime: Runtime, launched: Launch) -> Observed:
 
 
 async def until_exited(runtime: Runtime, launched: Launch) -> Observed:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while (observed := await seen(runtime, launched)).state is not RuntimeState.EXITED:
             await runtime.wait_change(1)
     return observed

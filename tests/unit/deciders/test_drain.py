@@ -317,7 +317,7 @@ def test_a_pause_during_a_move_is_refused_and_a_resume_counts() -> None:
 # --- removal ----------------------------------------------------------------------------------------------------------
 
 REMOVE, FORCE = RemoveNode(node_id="n"), RemoveNode(node_id="n", force=True)
-REMOVED = NodeRemoved(node_id="n", reason="removed by command")
+REMOVED = NodeRemoved(node_id="n", reason="removed_by_command")
 
 
 def test_a_node_without_containers_is_removed() -> None:
@@ -364,7 +364,7 @@ def test_a_node_that_is_removed_by_force_goes_when_it_is_lost() -> None:
     signs.begin(0.0)
     signs.nodes["other"] = 23.0
     failed = crashed(reason="node n is lost", restart_at=BEGIN + 100.0, cause="cut_off")
-    gone = NodeRemoved(node_id="n", reason="removed by force")
+    gone = NodeRemoved(node_id="n", reason="removed_by_force")
     restarted = starting(node_id="other", reason="restart")
     is_lost = NodeLost(node_id="n", silent_for_s=23.0, limit_s=22.5)
     assert owed(*facts, silent_s=23.0, signs=signs) == [is_lost, failed, gone, restarted]
