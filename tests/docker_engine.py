@@ -99,7 +99,7 @@ def running(root: Path) -> Iterator[Docker]:
     docker = Docker(socket, process)
     try:
         _until_ready(docker, root)
-        docker.run("import", "-", IMAGE, stdin=_busybox())
+        docker.run("import", "-", IMAGE, stdin=busybox())
         yield docker
     finally:
         _end(docker)
@@ -132,8 +132,8 @@ def _end(docker: Docker) -> None:
         docker.process.wait()
 
 
-def _busybox() -> bytes:
-    """Return the files of an image: a shell and a few programs."""
+def busybox(mark: str = "") -> bytes:
+    """Return the files of an image: a shell and a few programs; with a *mark*, as no other image has them."""
     content = next(path for path in _BUSYBOX if path.exists()).read_bytes()
     archive = io.BytesIO()
     with tarfile.open(fileobj=archive, mode="w") as tar:
@@ -144,6 +144,10 @@ def _busybox() -> bytes:
         program = tarfile.TarInfo("bin/busybox")
         program.size, program.mode = len(content), 0o755
         tar.addfile(program, io.BytesIO(content))
+        if mark:
+            file = tarfile.TarInfo("etc/mark")
+            file.size = len(mark)
+            tar.addfile(file, io.BytesIO(mark.encode()))
         for name in _APPLETS:
             link = tarfile.TarInfo(f"bin/{name}")
             link.type, link.linkname = tarfile.SYMTYPE, "busybox"

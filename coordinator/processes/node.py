@@ -66,7 +66,10 @@ def open_runtime(
     if kind == "docker":
         from coordinator.runtime.docker.runtime import DockerRuntime  # an HTTP client, a tenth of a second
 
-        return DockerRuntime(home.docker, cluster=namespace, socket=node.docker.socket, network=node.docker.network)
+        docker = node.docker
+        return DockerRuntime(
+            home.docker, cluster=namespace, socket=docker.socket, network=docker.network, pulls=docker.pull
+        )
     if kind == "oci":
         return OciRuntime(
             home.oci,

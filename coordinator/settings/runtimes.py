@@ -30,6 +30,9 @@ class DockerSettings(Section):
     network: Annotated[str, AfterValidator(_network)] = plain(
         "none", "network of containers; with none they reach nothing, not even NATS"
     )
+    pull: Annotated[Literal["missing", "always", "never"], AnyCase] = plain(
+        "missing", "which images are pulled before a start: those that Docker does not have, all, or none"
+    )
 
 
 def _program(value: str) -> str:

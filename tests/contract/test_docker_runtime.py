@@ -65,7 +65,7 @@ async def runtime(docker: Docker, root: Path) -> AsyncIterator[DockerRuntime]:
 
 
 def opened(docker: Docker, root: Path, *, cluster: str = CLUSTER) -> DockerRuntime:
-    return DockerRuntime(root, cluster=cluster, socket=docker.socket)
+    return DockerRuntime(root, cluster=cluster, socket=docker.socket, pulls="never")
 
 
 def shell(script: str, container_id: str = "a", **fields: object) -> Launch:

@@ -135,7 +135,7 @@ class DockerMachine:
         self._docker = docker
 
     def runtime(self) -> Runtime:
-        return DockerRuntime(self._root / "containers", cluster=CLUSTER, socket=self._docker.socket)
+        return DockerRuntime(self._root / "containers", cluster=CLUSTER, socket=self._docker.socket, pulls="never")
 
     def launch(self, container_id: str, generation: str = "7.0", *, deaf: bool = False) -> Launch:
         script = "trap '' TERM\n" + OBEDIENT if deaf else OBEDIENT

@@ -59,7 +59,7 @@ def docker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Docker]:
 @pytest.fixture
 async def machine(docker: Docker, tmp_path: Path) -> AsyncIterator[Runtime]:
     home = Home(tmp_path / "home")
-    settings = NodeSettings(docker=DockerSettings(socket=docker.socket))
+    settings = NodeSettings(docker=DockerSettings(socket=docker.socket, pull="never"))
     async with open_runtime("docker", home, namespace="coordination", node=settings) as runtime:
         yield runtime
         for seen in await runtime.list():

@@ -17,7 +17,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import Literal, Self
+from typing import Literal, Self, TypeAlias
 
 import msgspec
 import structlog
@@ -26,6 +26,7 @@ from coordinator.clock import Clock, SystemClock
 from coordinator.runtime.docker.container import Stats, creation, hidden
 from coordinator.runtime.docker.containers import Containers
 from coordinator.runtime.docker.engine import DockerEngine, EngineError
+from coordinator.runtime.docker.images import Images
 from coordinator.runtime.docker.output import FramePlace, LinesAfter, last_lines, read_lines
 from coordinator.runtime.docker.records import Records
 from coordinator.runtime.docker.watch import Watch
@@ -46,6 +47,7 @@ from events.container import ExitCause
 from events.errors import CoordinationError, NotFound, Refused, Unavailable
 from events.ids import checked
 
+Pulls: TypeAlias = Literal["missing", "always", "never"]
 SOCKET = Path("/var/run/docker.sock")
 _GONE = 404
 _CONFLICT = 409
@@ -64,11 +66,16 @@ class _Created(msgspec.Struct, frozen=True, rename="pascal"):
     id: str
 
 
+class _NoImageError(Exception):
+    """Docker does not have the image of a launch."""
+
+
 class DockerRuntime:
     """
     Runs containers on the Docker behind *socket*, in *network*; records of them are under *root*.
 
-    Only one runtime at a time may use a root. Several roots may share one Docker. Images are not pulled.
+    Only one runtime at a time may use a root. Several roots may share one Docker. It *pulls* images that are `missing`,
+    or `always` before a start, or `never`; a start waits for that at most *pull_wait_s*.
     """
 
     name = "docker"
@@ -81,12 +88,16 @@ class DockerRuntime:
         cluster: str,
         socket: Path = SOCKET,
         network: str = "none",
+        pulls: Pulls = "missing",
+        pull_wait_s: float = 20.0,
         kill_timeout_s: float = 10.0,
         clock: Clock | None = None,
     ) -> None:
         self._root = root.absolute()
         self._cluster = checked(cluster, "cluster")
         self._network = network
+        self._pulls = pulls
+        self._pull_wait_s = pull_wait_s
         self._kill_timeout_s = kill_timeout_s
         self._clock = clock or SystemClock()
         self._engine = DockerEngine(socket)
@@ -102,6 +113,7 @@ class DockerRuntime:
         self._containers = Containers(
             self._engine, self._records, cluster=self._cluster, boot=self._boot, on_exit=self._changed.set
         )
+        self._images = Images(self._engine)
         self._is_open = False
 
     async def __aenter__(self) -> Self:
@@ -269,6 +281,8 @@ class DockerRuntime:
                 "set the image of its agent type, or use nodes with node.runtime: process",
                 reason="bad_launch",
             )
+        if self._pulls == "always":
+            await self._images.pull(launch.image, wait_s=self._pull_wait_s)
         docker_id = await self._create(launch)
         if self._containers.find((launch.container_id, launch.generation)) is not None:
             return await self._containers.inspect(docker_id)
@@ -279,6 +293,13 @@ class DockerRuntime:
             raise
 
     async def _create(self, launch: Launch) -> str:
+        try:
+            return await self._created(launch)
+        except _NoImageError:
+            await self._images.pull(launch.image, wait_s=self._pull_wait_s)
+            return await self._created(launch)
+
+    async def _created(self, launch: Launch) -> str:
         until = "" if launch.until is None else f"{self._grant_boot()} {self._grants.shown(launch.until)}"
         body = creation(
             launch,
@@ -294,6 +315,8 @@ class DockerRuntime:
         except EngineError as error:
             if error.status == _CONFLICT and (earlier := await self._containers.recover(launch)) is not None:
                 return earlier
+            if error.status == _GONE and "image" in error.message.lower() and self._pulls != "never":
+                raise _NoImageError from None
             raise self._not_started(launch, error) from None
         except BaseException as error:
             if not isinstance(error, CoordinationError) or isinstance(error, Unavailable):
@@ -329,7 +352,10 @@ class DockerRuntime:
     def _not_started(self, launch: Launch, error: EngineError) -> CoordinationError:
         why = hidden(error.message, launch)
         if error.status == _GONE and "image" in why.lower():
-            why = f"its image {launch.image!r} is not on this node: pull it with 'docker pull' first"
+            why = (
+                f"its image {launch.image!r} is not on this node: pull it with 'docker pull' first, or do not set "
+                "node.docker.pull to never"
+            )
         words = f"container {launch.name} cannot be started by Docker: {why}"
         if error.status in _REFUSALS:
             about = "" if launch.command else " (it has no command, so its image must have one)"
@@ -385,6 +411,7 @@ class DockerRuntime:
             else:
                 await asyncio.to_thread(self._watch.dismiss)
             self._watch = None
+        await self._images.close()
         await self._engine.__aexit__(None, None, None)
         self._containers.drop()
         self._records.close()
