@@ -97,12 +97,13 @@ class ContainerCreated(ContainerEvent, frozen=True, kw_only=True, gc=False, omit
     """
     A container was placed on a node and its resources are reserved there; nothing runs yet.
 
-    `limits` is what it gets at most, where that is not what it asks for as `resources`. `owned` says that it belongs to
+    `limits` is what it gets at most, where that is not what it asks for as `resources`. Once started, it stays on
+    its node unless it `moves`. `owned` says that it belongs to
     the `actor` of this event, whose quota it counts against. `traced`: see `TaskSubmitted`.
     """
 
     VERSION = 3
-    SINCE: ClassVar[Mapping[str, int]] = {"traced": 2, "owned": 2, "limits": 3, "restart": 3}
+    SINCE: ClassVar[Mapping[str, int]] = {"traced": 2, "owned": 2, "limits": 3, "restart": 3, "moves": 3}
 
     agent_id: str
     agent_type: str
@@ -118,6 +119,7 @@ class ContainerCreated(ContainerEvent, frozen=True, kw_only=True, gc=False, omit
     owned: bool = False
     limits: Resources = NONE
     restart: RestartPolicy = AS_ALL
+    moves: bool = True
 
 
 RESTART = "restart"

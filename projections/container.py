@@ -126,6 +126,7 @@ class Container(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaul
     source: str = ""
     limits: Resources = NONE
     restart: RestartPolicy = AS_ALL
+    moves: bool = True
     recent_failures: int = 0
     counted_from: float | None = None
 
@@ -188,6 +189,7 @@ def _created(event: ContainerCreated, stamp: Stamp) -> Container:
         source=stamp.owner if event.owned else "",
         limits=event.limits,
         restart=event.restart,
+        moves=event.moves,
     )
 
 

@@ -94,6 +94,7 @@ def create(world: World, command: CreateContainer, context: DecisionContext) -> 
         when_cut_off=agent.when_cut_off,
         stop_grace_s=agent.stop_grace_s,
         restart=agent.restart,
+        moves=agent.moves,
         limits=limits if limits != command.resources else NONE,
         traced=bool(context.traceparent),
         owned=bool(context.actor),

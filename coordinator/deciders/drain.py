@@ -130,7 +130,8 @@ def staying(world: World, node: Node, rules: Rules) -> dict[str, str]:
         if _is_busy(world, container):
             why[container.container_id] = "runs tasks"
         elif not room.take(container):
-            why[container.container_id] = "finds no room on another node"
+            stays = "finds no room on another node" if container.moves else "does not move, as its agent type says"
+            why[container.container_id] = stays
     return why
 
 

@@ -167,6 +167,8 @@ class RoomLeft:
 
     def take(self, container: Container) -> bool:
         """Take the room for a container where it would be placed; return whether there is any."""
+        if not container.moves:
+            return False
         asked = _wanted_by(container)
         fitting = (
             (self._counts[node_id], node_id)
@@ -183,6 +185,20 @@ class RoomLeft:
 
 def _wanted_by(container: Container) -> Wanted:
     return wanted(container.resources, container.agent_type, container.image, container.command)
+
+
+def _stays(world: World, container: Container, asked: Wanted, rules: Rules) -> WhyNot:
+    """Return why a container that does not move cannot start on its node."""
+    node = world.nodes.get(container.node_id)
+    if node is None or node.is_ended:
+        why = "is removed"
+    elif missing := _missing(node, asked):
+        why = _unfit(node, asked, missing)
+    elif node.status not in (NodeStatus.READY, NodeStatus.CORDONED) or node.is_leaving:
+        why = _away(node)
+    else:
+        why = f"has too few free resources ({asked.resources.lacking(free_on(world, node, rules))})"
+    return WhyNot({container.node_id: f"{why}, and agent type {asked.agent_type!r} does not move"}, is_never=False)
 
 
 def starting(
@@ -204,5 +220,7 @@ def starting(
                     container_id=container.container_id, node_id=node.node_id, reason=reason, restarts=restarts
                 ),
             )
+    if not container.moves and container.generation:
+        raise _refused(container.container_id, asked, _stays(world, container, asked, rules))
     node_id = place(world, container.container_id, asked, rules, no_room)
     return (ContainerStarting(container_id=container.container_id, node_id=node_id, reason=reason, restarts=restarts),)

@@ -84,6 +84,9 @@ class AgentSettings(Section):
     )
     stop_grace_s: float = number(_AGENT.stop_grace_s, 0.0, 3600.0, "time from SIGTERM to SIGKILL when it is stopped")
 
+    move: Literal["anywhere", "never"] = plain(
+        "anywhere", "where it starts again: on any node, or never on another one than before"
+    )
     restart: RestartSettings = plain(RestartSettings(), "what happens after a container of this type has failed")
 
     def agent_type(self) -> AgentType:
@@ -95,6 +98,7 @@ class AgentSettings(Section):
             stop_grace_s=self.stop_grace_s,
             limits=Resources.parse(self.limits.given()),
             restart=self.restart.policy(),
+            moves=self.move != "never",
         )
 
 

@@ -228,6 +228,7 @@ EXAMPLES: dict[str, Event] = {
         command=("python", "-m", "agent"),
         limits=Resources(cpu_millis=4000, memory_bytes=8 * 1024**3, gpus=1),
         restart=_RESTART,
+        moves=False,
     ),
     "container.starting.v1": ContainerStarting(container_id="ctr_1", node_id="node_2", reason="restart", restarts=3),
     "container.started.v1": ContainerStarted(container_id="ctr_1", generation="1042.0", pid=4321),
@@ -908,6 +909,7 @@ EXAMPLES: dict[str, Event] = {
                 stop_grace_s=3.0,
                 limits=Resources(cpu_millis=500),
                 restart=_RESTART,
+                moves=False,
             )
         },
         reason="reviewers",

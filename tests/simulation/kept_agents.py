@@ -28,6 +28,8 @@ class KeptAgents:
         self._policies: dict[str, RestartPolicy] = {}
         self._counted: dict[str, tuple[float, int]] = {}
         self._ran: set[str] = set()
+        self._stay: set[str] = set()
+        self._nodes: dict[str, str] = {}
         self._starts_at: dict[str, float | None] = {}
         self.given_up = 0
 
@@ -52,19 +54,27 @@ class KeptAgents:
     def _created(self, event: ContainerCreated) -> str:
         self._policies[event.container_id] = event.restart
         self._counted.pop(event.container_id, None)
+        self._nodes.pop(event.container_id, None)
+        self._stay.discard(event.container_id)
+        if not event.moves:
+            self._stay.add(event.container_id)
         if self._agents is None:
             return ""
         agent = self._agents.get(event.agent_type)
         if agent is None:
             return f"{event}, but the catalogue has no such type"
-        right = (agent.command, agent.image, agent.stop_grace_s, agent.restart)
-        if (event.command, event.image, event.stop_grace_s, event.restart) != right:
+        right = (agent.command, agent.image, agent.stop_grace_s, agent.restart, agent.moves)
+        if (event.command, event.image, event.stop_grace_s, event.restart, event.moves) != right:
             return f"{event}, but the catalogue says {agent}"
         return ""
 
     def _starting(self, event: ContainerStarting, time: float) -> str:
         container_id = event.container_id
         self._ran.discard(container_id)
+        before = self._nodes.get(container_id, event.node_id)
+        self._nodes[container_id] = event.node_id
+        if container_id in self._stay and event.node_id != before:
+            return f"{event}, but it was on {before} and does not move"
         due = self._starts_at.pop(container_id, 0.0)
         if event.reason == "requested":
             self._counted.pop(container_id, None)

@@ -101,7 +101,8 @@ class Cataloguer(Changing):
                 finished_codes=self.random.choice(((), (1,))),
             )
             number = self.random.randint(1, 9)
-            agent = msgspec.structs.replace(usual, command=("agent", str(number)), restart=policy)
+            moves = self.random.random() < 0.8
+            agent = msgspec.structs.replace(usual, command=("agent", str(number)), restart=policy, moves=moves)
             await self._try(ApplyAgents(agents={"task_agent": agent}))
 
 

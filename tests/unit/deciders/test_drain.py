@@ -249,6 +249,21 @@ def test_why_containers_stay_is_said() -> None:
         assert staying(world, world.nodes["n"], Rules()) == said
 
 
+def test_what_does_not_move_stays_until_the_deadline() -> None:
+    """Though another node has room; then it is stopped, and waits for its node."""
+    runs = (node(), created(moves=False), starting(), running(), OTHER, DRAINING)
+    assert owed(*runs, now=599.0) == []
+    assert owed(*runs, now=600.0) == [MOVES]
+    world = fold(*runs)
+    assert staying(world, world.nodes["n"], Rules()) == {"k": "does not move, as its agent type says"}
+    waits = (*runs, MOVES, stopped())
+    (drained, why) = owed(*waits)
+    assert (drained, getattr(why, "nodes", None)) == (
+        DRAINED, {"n": "is draining, and agent type 'task_agent' does not move"}
+    )  # fmt: skip
+    assert owed(*waits, DRAINED, NodeUncordoned(node_id="n")) == [starting(reason="moved")]
+
+
 def test_two_nodes_that_drain_do_not_exchange_containers() -> None:
     """Neither gets any; nor does a node that cannot run them."""
     both = (*RUNS, OTHER, DRAINING, NodeDraining(node_id="other", until=UNTIL))

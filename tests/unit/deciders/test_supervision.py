@@ -13,8 +13,10 @@ from coordinator.deciders.rules import DecisionContext, Rules
 from coordinator.deciders.signs import Signs
 from coordinator.deciders.supervision import failed
 from events.container import ContainerFailed, ContainerStarting, ContainerStatus, ContainerStopped, RestartPolicy
+from events.node import NodeCordoned, NodeDraining, NodeRemoved
+from events.resources import Resources
 from tests.specification import Scribe, given, write
-from tests.unit.deciders.facts import BEGIN, at, crashed, created, node, running, starting
+from tests.unit.deciders.facts import BEGIN, at, crashed, created, lost, node, running, starting, stopped
 
 RULES = Rules(restart_backoff_s=1.0, restart_backoff_max_s=8.0, restart_reset_s=100.0)
 
@@ -164,3 +166,48 @@ def test_exit_codes_that_are_no_failures(code: int, cause: str, ends: bool) -> N
     decided = given(*facts).when(SyncNode(node_id="n", observed=(seen,)))
     stopped = ContainerStopped(container_id="k", exit_code=3)
     assert [event == stopped for event in decided.events] == [ends]
+
+
+# --- containers that do not move --------------------------------------------------------------------------------------
+
+STAYS = created(moves=False)
+
+
+@pytest.mark.parametrize(
+    ("fact", "why"),
+    [
+        (lost(), "is lost"),
+        (NodeCordoned(node_id="n"), ""),
+        (NodeDraining(node_id="n", until=BEGIN + 1e6, reason=""), "is draining"),
+        (node(runtime="docker"), "has runtime docker, which needs image"),
+        (node(capacity=Resources(memory_bytes=1)), "has too few free resources (memory: asked"),
+    ],
+    ids=["lost", "cordoned", "drains", "runtime", "room"],
+)
+def test_what_does_not_move_waits_for_its_node(fact: Any, why: str) -> None:
+    """Though another node has room; a start says why, and a restart stays due."""
+    asked = Resources(memory_bytes=4096)
+    facts = (node(), created(moves=False, resources=asked), starting(), running(), stopped(), fact, node("other"))
+    decided = given(*facts).when(StartContainer(container_id="k"))
+    if why:
+        assert decided.error is not None
+        assert decided.error.reason == "no_room"
+        assert f"node n {why}" in decided.error.message
+        assert "agent type 'task_agent' does not move" in decided.error.message
+        assert "other" not in decided.error.message
+    else:
+        decided.then(starting())
+
+
+def test_what_does_not_move_waits_for_a_node_that_was_removed() -> None:
+    """It does not start elsewhere then either: whoever wants that creates it anew."""
+    facts = (node(), STAYS, starting(), running(), stopped(), lost(), NodeRemoved(node_id="n"), node("other"))
+    error = given(*facts).when(StartContainer(container_id="k")).error
+    assert error is not None
+    assert "node n is removed" in error.message
+
+
+def test_what_never_ran_may_start_anywhere() -> None:
+    """There is nothing of it on the node where it was placed."""
+    facts = (node(), STAYS, lost(), node("other"))
+    given(*facts).when(StartContainer(container_id="k")).then(starting(node_id="other"))

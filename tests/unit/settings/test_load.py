@@ -204,7 +204,8 @@ class TestAgents:
 
     def test_reaches_the_rules(self) -> None:
         """All that a decision needs of an entry stands in the rules."""
-        text = "agents: {a: {image: i, command: [c, d], when_cut_off: keep, stop_grace_s: 3, limits: {cpu: 2}}}"
+        entry = "{image: i, command: [c, d], when_cut_off: keep, stop_grace_s: 3, limits: {cpu: 2}, move: never}"
+        text = f"agents: {{a: {entry}}}"
         settings = load(written(text))
         agent = AgentType(
             image="i",
@@ -212,6 +213,7 @@ class TestAgents:
             when_cut_off="keep",
             stop_grace_s=3.0,
             limits=Resources(cpu_millis=2000),
+            moves=False,
         )
         assert rules_of(settings).agents["a"] == agent
         limited = load(written("container: {resource_limits: {cpu: 4, memory: 8Gi, gpu: 1}}"))
