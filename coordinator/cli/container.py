@@ -28,6 +28,8 @@ from coordinator.commands.container import (
 from coordinator.commands.node import NodeQuestion
 from coordinator.terminal import clean
 from events.container import ContainerStatus, Secret
+from events.errors import CoordinationError
+from events.resources import NONE
 from projections.ledger import amounts_text
 
 if TYPE_CHECKING:
@@ -41,6 +43,8 @@ if TYPE_CHECKING:
 PAGE = 1000
 """Most items in one answer."""
 WIDTH = 80
+LAST_WORDS = 8
+"""So many lines of a failed container are shown."""
 
 _S = ContainerStatus
 _LIVING = (_S.STARTING, _S.STOPPING, _S.RUNNING, _S.PAUSED)
@@ -66,6 +70,23 @@ def _last_exit(found: Container) -> str:
     return f"{last.cause}{code}: {last.reason or 'no reason is known'}; generation {last.generation}, {moment(last.at)}"
 
 
+def _next_start(found: Container) -> str:
+    """Return when a failed container starts again."""
+    if found.status is not _S.ERROR:
+        return ""
+    return moment(found.restart_at) if found.restart_at is not None else "none: it was given up"
+
+
+def _policy(found: Container) -> str:
+    """Return how often a container is restarted, and how many of these failures there were."""
+    policy = found.restart
+    if policy.attempts is None:
+        return ""
+    then = "waits for the rest of it" if policy.mode == "delay" else "is given up"
+    counted = f"; {found.recent_failures} since {moment(found.counted_from)}" if found.counted_from is not None else ""
+    return f"after {policy.attempts} failures within {policy.interval_s:g} s it {then}{counted}"
+
+
 _FACTS = (
     *_COLUMNS[:4],
     ("desired", lambda c: c.desired.value),
@@ -75,12 +96,15 @@ _FACTS = (
     ("restarts", lambda c: c.restarts),
     ("starts", lambda c: f"{c.starts}, of which {c.failures} failed"),
     ("last exit", _last_exit),
-    ("next start", lambda c: moment(c.restart_at)),
+    ("next start", _next_start),
+    ("restart policy", _policy),
+    ("moves", lambda c: "" if c.moves else "never"),
     ("created", lambda c: moment(c.created_at)),
     ("running since", lambda c: moment(c.started_at) if c.status in {_S.RUNNING, _S.PAUSED} else ""),
     ("destroyed", lambda c: moment(c.ended_at)),
     ("pid", lambda c: c.pid or ""),
     ("resources", lambda c: amounts_text(c.resources)),
+    ("limits", lambda c: amounts_text(c.limits) if c.limits != NONE else ""),
     ("image", lambda c: c.image),
     ("command", lambda c: " ".join(c.command)),
     ("environment", lambda c: ", ".join(c.environment)),
@@ -329,13 +353,34 @@ def container_show(ctx: click.Context, container_id: str, url: str | None, outpu
 
     That is how it last ended, and what each step would lose.
     """
-    found: Container = asking(ctx, url, lambda client: find_container(client, container_id))
+
+    async def look(client: Client) -> tuple[Container, list[str]]:
+        found = await find_container(client, container_id)
+        return found, await _last_words(client, found)
+
+    found, last_words = asking(ctx, url, look)
     steps = next_steps(found)
     if as_json or output == "json":
-        show_json({"container": found, "next": steps})
+        show_json({"container": found, "last_words": last_words, "next": steps})
         return
     show_one(found, _FACTS, output=output, as_json=False)
+    if last_words:
+        click.echo("\nwrote before it failed:")
+        for line in last_words:
+            click.echo(f"  {clean(line)[: WIDTH - 2]}")
     _show_steps(steps)
+
+
+async def _last_words(client: Client, found: Container) -> list[str]:
+    """Return the last lines that a failed container wrote; none if it runs, or its node does not tell."""
+    if found.status is not _S.ERROR or found.last_exit is None:
+        return []
+    question = NodeQuestion(container_id=found.container_id, generation=found.last_exit.generation, lines=LAST_WORDS)
+    try:
+        lines: list[str] = await ask_node(client, found.node_id, "logs", question)
+    except CoordinationError:
+        return []
+    return lines
 
 
 def _show_steps(steps: list[Step]) -> None:

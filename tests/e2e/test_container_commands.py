@@ -25,6 +25,7 @@ agents:
   deaf: {command: ["sh", "-c", "trap '' TERM; echo deaf; while :; do sleep 0.1; done"], stop_grace_s: 60}
   slow: {command: ["sh", "-c", "trap '' TERM; echo slow; while :; do sleep 0.1; done"], stop_grace_s: 3}
   ill: {command: ["sh", "-c", "echo ill; exit 3"]}
+  hopeless: {command: ["sh", "-c", "exit 4"], restart: {attempts: 0}}
   idle: {command: ["sh", "-c", "echo begun $COORDINATOR_GENERATION $COLOUR; exec sleep 600"]}
 container: {default_timeout: 5, restart_backoff_s: 200}
 """
@@ -98,7 +99,7 @@ def test_a_life_on_the_command_line(cluster: Up) -> None:
 
 def test_what_is_wrong_is_said_before_it_is_sent(cluster: Up) -> None:
     """An unknown type, no room, and a variable without a value."""
-    assert "use one of deaf, idle, ill, slow, task_agent" in bad(5, "create", "nothing")
+    assert "use one of deaf, hopeless, idle, ill, slow, task_agent" in bad(5, "create", "nothing")
     assert "no node has room" in bad(3, "create", "idle", "--memory", "7Pi")
     assert "is not NAME=VALUE" in bad(2, "create", "idle", "--env", "COLOUR")
     assert good("create", "idle", "--id", "same") == good("create", "idle", "--id", "same") == "same\n"
@@ -115,9 +116,21 @@ def test_what_fails_says_how_and_what_to_do(cluster: Up) -> None:
     assert [one["run"].split()[2] for one in found["next"]] == ["logs", "start", "stop", "destroy"]
     table = good("show", "sick")
     assert "exit code 3" in table
+    assert "wrote before it failed:\n  ill\n" in table
     assert max(map(len, table.partition("what to do:")[2].splitlines())) <= 80
     assert good("logs", "sick") == "ill\n"
     assert good("stop", "sick") == "stopped\n"
+
+
+def test_what_was_given_up_says_so(cluster: Up) -> None:
+    """Its policy, how many failures there were, and that it does not start by itself any more."""
+    good("create", "hopeless", "--id", "lost-cause")
+    call("container", "start", "lost-cause")  # it may have run for a moment
+    until(lambda: shown("lost-cause")["container"]["status"] == "error")
+    table = good("show", "lost-cause")
+    assert "none: it was given up" in table
+    assert "after 0 failures within 600 s it is given up; 1 since" in table
+    assert "failure 1 within 0 s, and 0 may be" in table
 
 
 def test_what_does_not_end_in_time(cluster: Up) -> None:
