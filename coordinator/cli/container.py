@@ -84,7 +84,8 @@ def _policy(found: Container) -> str:
         return ""
     then = "waits for the rest of it" if policy.mode == "delay" else "is given up"
     counted = f"; {found.recent_failures} since {moment(found.counted_from)}" if found.counted_from is not None else ""
-    return f"after {policy.attempts} failures within {policy.interval_s:g} s it {then}{counted}"
+    many = f"{policy.attempts} failure{'s' * (policy.attempts != 1)}"
+    return f"after {many} within {policy.interval_s:g} s it {then}{counted}"
 
 
 _FACTS = (
