@@ -73,6 +73,14 @@ BENCHES = {
             Count("seed", 1, 0, 1_000_000_000, "Another one gives another month."),
         ),
     ),
+    "containers": Bench(
+        "Measure how long containers take to run.\n\n"
+        "On the runtime of the settings; on Docker in turns with a bare `docker run`.",
+        (
+            Count("starts", 20, 1, 10_000, "Containers started one after the other."),
+            Count("at_once", 20, 1, 200, "Containers started together."),
+        ),
+    ),
     "discovery": Bench(
         "Measure the time to find a service and to see a change.",
         (
@@ -108,7 +116,7 @@ def _command(name: str, described: Bench) -> click.Command:
 
     options: list[click.Parameter] = [
         click.Option(
-            [f"--{one.name}"],
+            [f"--{one.name.replace('_', '-')}", one.name],
             type=click.IntRange(one.least, one.most),
             default=one.default,
             show_default=True,

@@ -110,6 +110,24 @@ def test_discovery() -> None:
     assert_spread(figures["change_seen_ms"], 6)
 
 
+def test_containers() -> None:
+    """Each start is timed, alone and with others; on processes there is nothing to compare with."""
+    ended = run("bench", "containers", "--starts=3", "--at-once=4", timeout_s=BENCH_TIMEOUT_S)
+    assert (ended.code, ended.err, ended.out.count("\n")) == (0, "", 1), ended
+    figures: dict[str, Any] = json.loads(ended.out)
+    assert_spread(figures["start_ms"], 3)
+    assert figures["at_once_s"] > 0
+    assert figures["runtime"] == "process"
+    assert "start_to_bare" not in figures
+
+
+def test_containers_need_an_image_where_their_runtime_does() -> None:
+    """It says how to name one, before anything is started."""
+    ended = run("bench", "containers", timeout_s=BENCH_TIMEOUT_S, COORDINATOR_NODE__RUNTIME="docker")
+    assert ended.code == 5
+    assert "agents: {bench: {image: busybox, command: [sleep, '600']}}" in ended.err
+
+
 def test_heartbeats() -> None:
     """Heartbeats arrive, the journal does not grow, and no service becomes unhealthy."""
     figures = bench("heartbeats", "--services=50", "--seconds=2")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from typing import TYPE_CHECKING
 
 import pytest
@@ -18,6 +19,7 @@ from coordinator.settings.sections import NodeSettings
 from events.agents import AgentType
 from events.container import ContainerStatus
 from events.resources import Resources
+from tests.commands import run
 from tests.docker_engine import IMAGE, Docker, needed_docker, running
 from tests.nodes import serving
 
@@ -110,3 +112,19 @@ async def test_too_much_memory_is_a_failure_by_oom(cluster: Cluster, machine: Ru
         await started(cluster, "nowhere", "nowhere")
         refused = await until(cluster, "nowhere", lambda one: one.status is ContainerStatus.ERROR)
         assert "'nowhere:test' is not on this node" in refused.reason
+
+
+def test_the_benchmark_compares_with_docker(docker: Docker, tmp_path: Path) -> None:
+    """Ours and a bare `docker run` in turns; nothing is left of either."""
+    settings = tmp_path / "settings.yaml"
+    settings.write_text(
+        f"agents: {{bench: {{image: '{IMAGE}', command: [sleep, '600']}}}}\n"
+        f"node: {{runtime: docker, docker: {{socket: '{docker.socket}', pull: never}}}}\n"
+    )
+    ended = run("bench", "containers", "--starts=2", "--at-once=3", timeout_s=100, COORDINATOR_CONFIG=str(settings))
+    assert (ended.code, ended.err) == (0, ""), ended
+    figures = json.loads(ended.out)
+    assert (figures["runtime"], figures["start_ms"]["n"], figures["bare_ms"]["n"]) == ("docker", 2, 2)
+    assert figures["start_to_bare"] > 0
+    assert figures["at_once_to_bare"] > 0
+    assert docker.run("ps", "-aq") == ""

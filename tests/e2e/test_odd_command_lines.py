@@ -63,6 +63,7 @@ COMMANDS: dict[str, Line] = {
     "node remove": Line(("none",)),
     "worker run": Line(("handlers.py",), {"--nats": NOBODY}),
     "demo": Line(()),
+    "bench containers": Line(()),
     "bench discovery": Line(()),
     "bench heartbeats": Line(()),
     "bench latency": Line(()),
