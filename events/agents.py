@@ -14,7 +14,8 @@ class AgentType(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaul
     One entry of the catalogue: what runs when a container of this type starts.
 
     `limits` are the most that one container may ask for, and what it gets at most where it asks for none; 0 means no
-    limit. One that does not `moves` starts only on the node where it has started before. Times in seconds.
+    limit. Only nodes that meet `node_filter` get it, such as `labels.zone == "eu"`; one that does not `moves` starts
+    only on the node where it has started before. Times in seconds.
     """
 
     command: tuple[str, ...] = ()
@@ -24,6 +25,7 @@ class AgentType(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaul
     limits: Resources = NONE
     restart: RestartPolicy = AS_ALL
     moves: bool = True
+    node_filter: str = ""
 
 
 class AgentsChanged(Event, frozen=True, kw_only=True, gc=False, omit_defaults=True):

@@ -98,12 +98,19 @@ class ContainerCreated(ContainerEvent, frozen=True, kw_only=True, gc=False, omit
     A container was placed on a node and its resources are reserved there; nothing runs yet.
 
     `limits` is what it gets at most, where that is not what it asks for as `resources`. Once started, it stays on
-    its node unless it `moves`. `owned` says that it belongs to
+    its node unless it `moves`. Only nodes that meet `node_filter` get it. `owned` says that it belongs to
     the `actor` of this event, whose quota it counts against. `traced`: see `TaskSubmitted`.
     """
 
     VERSION = 3
-    SINCE: ClassVar[Mapping[str, int]] = {"traced": 2, "owned": 2, "limits": 3, "restart": 3, "moves": 3}
+    SINCE: ClassVar[Mapping[str, int]] = {
+        "traced": 2,
+        "owned": 2,
+        "limits": 3,
+        "restart": 3,
+        "moves": 3,
+        "node_filter": 3,
+    }
 
     agent_id: str
     agent_type: str
@@ -120,6 +127,7 @@ class ContainerCreated(ContainerEvent, frozen=True, kw_only=True, gc=False, omit
     limits: Resources = NONE
     restart: RestartPolicy = AS_ALL
     moves: bool = True
+    node_filter: str = ""
 
 
 RESTART = "restart"

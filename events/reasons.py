@@ -128,6 +128,7 @@ REASONS = {
     "worker_draining": "the worker gets no new tasks",
     # limits
     "memory_full": "no more ids and keys, or no more ended things of a kind, can be kept for ten minutes",
+    "no_node": "no node that could run the container meets the filter of its agent type",
     "no_room": "no node that can run the container has enough free resources",
     "no_runtime": "no node can run the container: their runtimes need an image or a command that it does not have",
     "over_limit": "a container asks for more than its type, or any container, may have",

@@ -127,6 +127,7 @@ class Container(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaul
     limits: Resources = NONE
     restart: RestartPolicy = AS_ALL
     moves: bool = True
+    node_filter: str = ""
     recent_failures: int = 0
     counted_from: float | None = None
 
@@ -190,6 +191,7 @@ def _created(event: ContainerCreated, stamp: Stamp) -> Container:
         limits=event.limits,
         restart=event.restart,
         moves=event.moves,
+        node_filter=event.node_filter,
     )
 
 

@@ -42,7 +42,10 @@ _CODES = {
     "not_found": EXIT_NOT_FOUND,
     "unavailable": EXIT_UNAVAILABLE,
 }
-_REASONS = {"no_room": EXIT_NOT_PLACED, "no_runtime": EXIT_NOT_PLACED, "bad_credentials": EXIT_NOT_PERMITTED}
+_REASONS = {
+    **dict.fromkeys(("no_room", "no_runtime", "no_node"), EXIT_NOT_PLACED),
+    "bad_credentials": EXIT_NOT_PERMITTED,
+}
 _COMPLETE = "_COORDINATOR_COMPLETE"
 """Set by the shell when it requests completions."""
 

@@ -22,6 +22,7 @@ from events.errors import Refused, shown
 from events.ids import checked
 from events.resources import Resources
 from projections.agents import digest_of
+from projections.node_filters import condition
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -91,6 +92,11 @@ def _check(name: str, agent: AgentType) -> None:
     check_number(f"stop_grace_s of agent type {name}", agent.stop_grace_s, 0.0, GRACE_MOST_S)
     check_resources(f"limits of agent type {name}", agent.limits)
     _check_restart(name, agent.restart)
+    if agent.node_filter:
+        try:
+            condition(agent.node_filter)
+        except Refused as refused:
+            raise _bad(name, f"has a node_filter that is none: {refused.message}") from None
 
 
 def _check_restart(name: str, policy: RestartPolicy) -> None:

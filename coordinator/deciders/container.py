@@ -79,7 +79,7 @@ def create(world: World, command: CreateContainer, context: DecisionContext) -> 
     limits = limits_of(command.agent_type, agent, command.resources, context.rules)
     if command.session_id:
         check_room_for_session(world, command.session_id, context)
-    asked = wanted(command.resources, command.agent_type, agent.image, agent.command)
+    asked = wanted(command.resources, command.agent_type, agent.image, agent.command, agent.node_filter)
     node_id = place(world, command.container_id, asked, context.rules)
     created = ContainerCreated(
         container_id=command.container_id,
@@ -95,6 +95,7 @@ def create(world: World, command: CreateContainer, context: DecisionContext) -> 
         stop_grace_s=agent.stop_grace_s,
         restart=agent.restart,
         moves=agent.moves,
+        node_filter=agent.node_filter,
         limits=limits if limits != command.resources else NONE,
         traced=bool(context.traceparent),
         owned=bool(context.actor),

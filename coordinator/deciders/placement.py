@@ -10,6 +10,7 @@ from events.coordinator import CoordinatorPlacementRefused
 from events.errors import Refused
 from events.resources import NONE, Resources
 from projections.node import NodeStatus
+from projections.node_filters import condition
 
 if TYPE_CHECKING:
     from coordinator.deciders.rules import Events, Rules
@@ -29,24 +30,39 @@ NODES_NAMED = 5
 
 
 class Wanted(NamedTuple):
-    """What a container wants of its node: its resources, and a runtime for what its agent type *has*, see `NEEDS`."""
+    """
+    What a container wants of its node: its resources, and a runtime for what its agent type *has*, see `NEEDS`.
+
+    If it has a `node_filter`, the node has to meet it.
+    """
 
     resources: Resources
     agent_type: str
     has: frozenset[str]
+    node_filter: str = ""
 
 
-def wanted(resources: Resources, agent_type: str, image: str, command: tuple[str, ...]) -> Wanted:
+def wanted(
+    resources: Resources, agent_type: str, image: str, command: tuple[str, ...], node_filter: str = ""
+) -> Wanted:
     """Return what a container of an agent type with this image and command wants, either of them maybe empty."""
     has = {"image": bool(image), "command": bool(command)}
-    return Wanted(resources, agent_type, frozenset(name for name, is_given in has.items() if is_given))
+    return Wanted(resources, agent_type, frozenset(name for name, is_given in has.items() if is_given), node_filter)
+
+
+NO_ROOM, NO_RUNTIME, NO_NODE = "no_room", "no_runtime", "no_node"
 
 
 class WhyNot(NamedTuple):
-    """Why no node takes a container, by node; `is_never` if none of them could run it with any room."""
+    """
+    Why no node takes a container, by node.
+
+    The reason is that none of them has room now, or that none could run it with any room: by its runtime, or by its
+    labels.
+    """
 
     by_node: dict[str, str]
-    is_never: bool
+    reason: str
 
 
 NoRoom = dict[Wanted, WhyNot]
@@ -59,7 +75,7 @@ def place(world: World, container_id: str, asked: Wanted, rules: Rules, no_room:
 
     Raises:
         Refused: there is none, now or by *no_room*; its facts say why. Reason `no_runtime` if no node could ever run
-            it, else `no_room`.
+            it, `no_node` if none that could meets its filter, else `no_room`.
     """
     if no_room is not None and asked in no_room:
         raise _refused(container_id, asked, no_room[asked])
@@ -67,8 +83,8 @@ def place(world: World, container_id: str, asked: Wanted, rules: Rules, no_room:
     why_not: dict[str, str] = {}
     unfit: dict[str, str] = {}
     for node in world.nodes.values():
-        if not node.is_ended and (missing := _missing(node, asked)):
-            unfit[node.node_id] = _unfit(node, asked, missing)
+        if not node.is_ended and (why := _unfit(node, asked)):
+            unfit[node.node_id] = why
             continue
         if node.status is not NodeStatus.READY:
             why_not[node.node_id] = _away(node)
@@ -81,10 +97,13 @@ def place(world: World, container_id: str, asked: Wanted, rules: Rules, no_room:
         best = found if best is None else min(best, found)
     if best is None:
         is_never = bool(unfit) and all(world.nodes[node_id].is_ended for node_id in why_not)
-        why = WhyNot(unfit if is_never else why_not | unfit, is_never)
+        reason = NO_ROOM
+        if is_never:
+            reason = NO_RUNTIME if all(_missing(world.nodes[node_id], asked) for node_id in unfit) else NO_NODE
+        found_none = WhyNot(unfit if is_never else why_not | unfit, reason)
         if no_room is not None:
-            no_room[asked] = why
-        raise _refused(container_id, asked, why)
+            no_room[asked] = found_none
+        raise _refused(container_id, asked, found_none)
     return best[1]
 
 
@@ -99,7 +118,12 @@ def _missing(node: Node, asked: Wanted) -> frozenset[str]:
     return NEEDS.get(node.runtime, frozenset()) - asked.has
 
 
-def _unfit(node: Node, asked: Wanted, missing: frozenset[str]) -> str:
+def _unfit(node: Node, asked: Wanted) -> str:
+    """Return why a node could never run it, '' if it could."""
+    missing = _missing(node, asked)
+    if not missing:
+        meets = not asked.node_filter or condition(asked.node_filter)(node)
+        return "" if meets else f"does not meet {asked.node_filter}"
     has = f"only its {_listed(asked.has)}" if asked.has else "neither command nor image"
     return f"has runtime {node.runtime}, which needs {_listed(missing)}, and agent type {asked.agent_type!r} has {has}"
 
@@ -115,14 +139,21 @@ def _remedy(asked: Wanted) -> str:
     return f"{remedy}, or add a node with runtime {runtimes}" if runtimes else remedy
 
 
+def _labels_remedy(asked: Wanted) -> str:
+    return (
+        f"label a node with node.labels, or change the node_filter of agent type {asked.agent_type!r} before the "
+        "container is created"
+    )
+
+
 def _refused(container_id: str, asked: Wanted, why: WhyNot) -> Refused:
     named = dict(islice(why.by_node.items(), NODES_NAMED))
     each = "; ".join(f"node {node_id} {why}" for node_id, why in named.items()) or "no node is registered"
-    if why.is_never:
-        why_never = f"no node can run container {container_id!r}: {each}: {_remedy(asked)}"
-        error = Refused(why_never, reason="no_runtime")
+    if why.reason == NO_ROOM:
+        error = Refused(f"no node has room for container {container_id!r}: {each}", reason=NO_ROOM)
     else:
-        error = Refused(f"no node has room for container {container_id!r}: {each}", reason="no_room")
+        remedy = _remedy(asked) if why.reason == NO_RUNTIME else _labels_remedy(asked)
+        error = Refused(f"no node can run container {container_id!r}: {each}: {remedy}", reason=why.reason)
     error.facts = (
         CoordinatorPlacementRefused(
             container_id=container_id,
@@ -148,7 +179,7 @@ def free_on(world: World, node: Node, rules: Rules) -> Resources:
 def _may_stay(node: Node, asked: Wanted) -> bool:
     if node.status not in (NodeStatus.READY, NodeStatus.CORDONED) or node.is_leaving:
         return False
-    return not _missing(node, asked)
+    return not _unfit(node, asked)
 
 
 class RoomLeft:
@@ -173,7 +204,7 @@ class RoomLeft:
         fitting = (
             (self._counts[node_id], node_id)
             for node_id, node in self._nodes.items()
-            if not _missing(node, asked) and asked.resources.fits_in(self._free[node_id])
+            if not _unfit(node, asked) and asked.resources.fits_in(self._free[node_id])
         )
         count, node_id = min(fitting, default=(0, ""))
         if not node_id:
@@ -184,7 +215,7 @@ class RoomLeft:
 
 
 def _wanted_by(container: Container) -> Wanted:
-    return wanted(container.resources, container.agent_type, container.image, container.command)
+    return wanted(container.resources, container.agent_type, container.image, container.command, container.node_filter)
 
 
 def _stays(world: World, container: Container, asked: Wanted, rules: Rules) -> WhyNot:
@@ -192,13 +223,13 @@ def _stays(world: World, container: Container, asked: Wanted, rules: Rules) -> W
     node = world.nodes.get(container.node_id)
     if node is None or node.is_ended:
         why = "is removed"
-    elif missing := _missing(node, asked):
-        why = _unfit(node, asked, missing)
+    elif unfit := _unfit(node, asked):
+        why = unfit
     elif node.status not in (NodeStatus.READY, NodeStatus.CORDONED) or node.is_leaving:
         why = _away(node)
     else:
         why = f"has too few free resources ({asked.resources.lacking(free_on(world, node, rules))})"
-    return WhyNot({container.node_id: f"{why}, and agent type {asked.agent_type!r} does not move"}, is_never=False)
+    return WhyNot({container.node_id: f"{why}, and agent type {asked.agent_type!r} does not move"}, NO_ROOM)
 
 
 def starting(

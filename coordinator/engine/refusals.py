@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 RECORDED = frozenset({
     "forbidden", "quota", "rate_limited",
-    "queue_full", "memory_full", "registry_full", "too_many_containers", "no_room", "no_runtime",
+    "queue_full", "memory_full", "registry_full", "too_many_containers", "no_room", "no_runtime", "no_node",
 })  # fmt: skip
 """The reasons that are recorded for every command."""
 OF_CLAIMS = frozenset({"id_taken", "overloaded", "too_many", "worker_draining"})

@@ -144,7 +144,7 @@ async def open_node(
             capacity=capacity_of(settings),
             reach=reach,
             secrets=home.path / "secrets",
-            labels={"limits": runtime.limits},
+            labels={**settings.node.labels, "limits": runtime.limits},
             interval_s=settings.node.sync_interval_s,
         ) as agent,
     ):

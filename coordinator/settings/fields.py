@@ -27,6 +27,7 @@ from events.errors import Refused
 from events.ids import checked
 from events.nats_address import servers_of
 from events.resources import Resources
+from projections.node_filters import condition
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -39,6 +40,8 @@ REPLICAS = (1, 3, 5)
 LOOPBACK = (IPv4Network("127.0.0.0/8"), IPv6Network("::1/128"))
 ENTRIES_MOST = 256
 TEXT_MOST = 4096
+LABELS_MOST, LABEL_CHARS = 64, 256
+_is_label = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}").fullmatch
 CODES = 256
 """No exit code is as large as that."""
 _is_image = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:/@-]{0,511}").fullmatch
@@ -183,6 +186,31 @@ def _exit_codes(value: object) -> object:
     return tuple(codes[str(one)] for one in given)
 
 
+def _labels(value: object) -> object:
+    """Read labels: a mapping, or in an environment variable `name=value` with commas between."""
+    given = value
+    if isinstance(value, str):
+        parts = (part.partition("=") for part in value.split(","))
+        given = {name.strip(): text.strip() for name, _, text in parts}
+    if not isinstance(given, dict) or len(given) > LABELS_MOST:
+        raise wrong(f"use at most {LABELS_MOST} labels, such as {{zone: eu, disk: ssd}}")
+    for name, text in given.items():
+        if not isinstance(name, str) or not _is_label(name):
+            raise wrong("use names of letters, digits and _, at most 64, such as {zone: eu}")
+        if not isinstance(text, str) or not 0 < len(text) <= LABEL_CHARS or not text.isprintable():
+            raise wrong(f"use texts of 1 to {LABEL_CHARS} printable characters, such as {{zone: eu}}; quote numbers")
+    return given
+
+
+def _node_filter(value: str) -> str:
+    if value:
+        try:
+            condition(value)
+        except Refused as refused:
+            raise wrong(f"use a condition on node_id, runtime and labels.…: {refused.message}") from None
+    return value
+
+
 def _replicas(value: int) -> int:
     if value not in REPLICAS:
         raise wrong("use 1, 3 or 5: an even number survives no more failures than the odd one below it")
@@ -225,6 +253,8 @@ Identifier = Annotated[str, AfterValidator(_identifier)]
 Location = Annotated[Path, AfterValidator(_path)]
 Command = Annotated[tuple[str, ...], BeforeValidator(_command), AfterValidator(_checked_command)]
 ExitCodes = Annotated[tuple[int, ...], PlainValidator(_exit_codes)]
+Labels = Annotated[dict[str, str], PlainValidator(_labels)]
+NodeFilter = Annotated[str, AfterValidator(_node_filter)]
 Networks = Annotated[tuple[IPv4Network | IPv6Network, ...], PlainValidator(_networks)]
 Image = Annotated[str, AfterValidator(_image)]
 NodeId = Annotated[str, AfterValidator(_node_id)]

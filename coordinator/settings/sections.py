@@ -23,8 +23,10 @@ from coordinator.settings.fields import (
     ExitCodes,
     Identifier,
     Image,
+    Labels,
     Location,
     Networks,
+    NodeFilter,
     NodeId,
     PolicyName,
     Replicas,
@@ -87,6 +89,7 @@ class AgentSettings(Section):
     move: Literal["anywhere", "never"] = plain(
         "anywhere", "where it starts again: on any node, or never on another one than before"
     )
+    node_filter: NodeFilter = plain("", 'condition on the nodes that may run it, such as labels.zone == "eu"')
     restart: RestartSettings = plain(RestartSettings(), "what happens after a container of this type has failed")
 
     def agent_type(self) -> AgentType:
@@ -99,6 +102,7 @@ class AgentSettings(Section):
             limits=Resources.parse(self.limits.given()),
             restart=self.restart.policy(),
             moves=self.move != "never",
+            node_filter=self.node_filter,
         )
 
 
@@ -248,6 +252,9 @@ class NodeSettings(Section):
     node_id: NodeId = plain("", "name of the node; empty derives one from the host name")
     runtime: Annotated[Literal["process", "docker", "oci", "fake"], AnyCase] = plain(
         "process", "the runtime of containers; fake only pretends to run them"
+    )
+    labels: Labels = plain(
+        {}, "labels of the node, which the node_filter of agent types may ask for; in a variable zone=eu,disk=ssd"
     )
     isolation: Annotated[Literal["none", "available", "limits"], AnyCase] = plain(
         "none",

@@ -229,6 +229,7 @@ EXAMPLES: dict[str, Event] = {
         limits=Resources(cpu_millis=4000, memory_bytes=8 * 1024**3, gpus=1),
         restart=_RESTART,
         moves=False,
+        node_filter='labels.zone == "eu"',
     ),
     "container.starting.v1": ContainerStarting(container_id="ctr_1", node_id="node_2", reason="restart", restarts=3),
     "container.started.v1": ContainerStarted(container_id="ctr_1", generation="1042.0", pid=4321),
@@ -910,6 +911,7 @@ EXAMPLES: dict[str, Event] = {
                 limits=Resources(cpu_millis=500),
                 restart=_RESTART,
                 moves=False,
+                node_filter='labels.zone == "eu"',
             )
         },
         reason="reviewers",

@@ -394,7 +394,7 @@ _COMPARED = frozenset({
 
 
 _FOR_NOW = frozenset({
-    "gang_begun", "gang_differs", "gang_full", "node_in_use", "no_runtime",
+    "gang_begun", "gang_differs", "gang_full", "node_in_use", "no_runtime", "no_node",
     "no_price", "no_room", "not_startable", "not_running", "not_paused", "not_pending", "over_budget", "quota",
     "queue_full", "unknown_predecessor", "unknown_queue", "bad_version", "unknown_version", "version_in_use",
     "bad_policy", "no_shadow", "not_promoted", "shadow_outdated", "shadow_regret", "shadow_too_few",

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from coordinator.commands.agents import ApplyAgents
-from coordinator.commands.container import CreateContainer
+from coordinator.commands.container import CreateContainer, StartContainer
 from coordinator.deciders.agents import BYTES_MOST, MOST_AGENTS, WORD_CHARS_MOST, WORDS_MOST, due
 from coordinator.deciders.rules import BUILT_IN, Rules
 from events.agents import AgentsChanged, AgentType
@@ -90,6 +90,8 @@ def test_it_is_only_replaced_if_it_is_the_one_that_was_looked_at() -> None:
         (AgentType(command=("x",), stop_grace_s=-1.0), "bad_number", "stop_grace_s of agent type a"),
         (AgentType(command=("x",), stop_grace_s=float("nan")), "bad_number", "stop_grace_s of agent type a"),
         (AgentType(command=("x",), limits=Resources(cpu_millis=-1)), "bad_number", "limits of agent type a"),
+        (AgentType(command=("x",), node_filter="labels.zone =="), "bad_agent", "has a node_filter that is none"),
+        (AgentType(command=("x",), node_filter="zone == 1"), "bad_agent", "labels"),
         (AgentType(command=("x",), limits=Resources(named={"seats": 1})), "bad_resources", "seats"),
     ],
 )
@@ -180,6 +182,45 @@ def test_without_a_request_the_limits_of_the_type_apply() -> None:
     assert half.limits == Resources(cpu_millis=5, memory_bytes=2**33)
     greedy = given(known, node()).when(create("reviewer", Resources(gpus=2)), rules=rules)
     greedy.then_refused("over_limit", "use at most 1, as container.resource_limits says")
+
+
+# --- nodes ------------------------------------------------------------------------------------------------------------
+
+IN_EU = AgentType(command=("x",), node_filter='labels.zone == "eu"')
+
+
+def labelled(node_id: str, **labels: str) -> NodeRegistered:
+    return NodeRegistered(node_id=node_id, capacity=Resources(memory_bytes=2**36), runtime="fake", labels=labels)
+
+
+def test_a_container_goes_only_where_its_filter_is_met() -> None:
+    """Whatever else a node has; and it stays with what it was created with."""
+    facts = (changed(a=IN_EU), labelled("b", zone="eu"), labelled("c", zone="us"), labelled("d"))
+    made = given(*facts).when(create("a")).fold().containers["c"]
+    assert (made.node_id, made.node_filter) == ("b", IN_EU.node_filter)
+    either = AgentType(command=("x",), node_filter='runtime == "fake" && node_id != "b" && labels.zone in ["eu", "us"]')
+    assert given(changed(a=either), *facts[1:]).when(create("a")).fold().containers["c"].node_id == "c"
+
+
+def test_that_no_node_meets_it_is_another_reason_than_no_room() -> None:
+    """It does not pass by itself: what each node lacks is said, and what to do."""
+    error = given(changed(a=IN_EU), labelled("c", zone="us"), labelled("d")).when(create("a")).error
+    assert error is not None
+    assert error.reason == "no_node"
+    assert 'node c does not meet labels.zone == "eu"; node d does not meet' in error.message
+    assert "label a node with node.labels, or change the node_filter of agent type 'a'" in error.message
+    full = given(changed(a=IN_EU), labelled("c", zone="us"), labelled("b", zone="eu"))
+    much = create("a", Resources(memory_bytes=2**37))
+    assert getattr(full.when(much).error, "reason", "") == "no_room"
+
+
+def test_a_node_that_lost_its_label_keeps_nothing_that_starts_again() -> None:
+    """What runs there runs on; its next start is on a node that meets the filter."""
+    facts = (changed(a=IN_EU), labelled("b", zone="eu"))
+    created = given(*facts).when(create("a")).events[0]
+    assert isinstance(created, ContainerCreated)
+    moved = given(*facts, created, labelled("b", zone="us"), labelled("e", zone="eu"))
+    assert moved.when(StartContainer(container_id="c")).fold().containers["c"].node_id == "e"
 
 
 # --- restarts: their policy is part of a type -------------------------------------------------------------------------

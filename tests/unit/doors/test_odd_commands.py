@@ -175,6 +175,7 @@ STATES = frozenset(
         "too_many_containers",
         "no_room",
         "no_runtime",
+        "no_node",
         "id_taken",
         "id_in_use",
         "registry_full",

@@ -202,6 +202,27 @@ class TestAgents:
         assert (settings.agents["task_agent"].command, settings.agents["task_agent"].when_cut_off) == (built_in, "keep")
         assert load(written("agents: {task_agent: {command: [mine]}}")).agents["task_agent"].command == ("mine",)
 
+    @pytest.mark.parametrize("given", ["{zone: eu, disk: ssd}", "'zone=eu,disk=ssd'", "'zone = eu , disk=ssd'"])
+    def test_labels_of_a_node(self, given: str) -> None:
+        """As a mapping, or in one text as in a variable."""
+        found = load(written(f"node: {{labels: {given}}}")).node.labels
+        assert {name.strip(): text.strip() for name, text in found.items()} == {"zone": "eu", "disk": "ssd"}
+
+    @pytest.mark.parametrize(
+        "given", ["[zone]", "'zone'", "{zone: 7}", "{'a b': x}", "{zone: ''}", "'=eu'", "{'a': \"x\\ny\"}"]
+    )
+    def test_odd_labels_are_refused(self, given: str) -> None:
+        """It says what would be right."""
+        with pytest.raises(Refused, match=r"node\.labels is .*such as {zone: eu"):
+            load(written(f"node: {{labels: {given}}}"))
+
+    def test_a_node_filter_is_checked(self) -> None:
+        """Where it stands, not when a container is created."""
+        settings = load(written("agents: {a: {command: [x], node_filter: 'labels.zone == \"eu\"'}}"))
+        assert settings.agents["a"].agent_type().node_filter == 'labels.zone == "eu"'
+        with pytest.raises(Refused, match="use a condition on node_id, runtime and labels"):
+            load(written("agents: {a: {command: [x], node_filter: 'zone =='}}"))
+
     def test_reaches_the_rules(self) -> None:
         """All that a decision needs of an entry stands in the rules."""
         entry = "{image: i, command: [c, d], when_cut_off: keep, stop_grace_s: 3, limits: {cpu: 2}, move: never}"
