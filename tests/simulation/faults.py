@@ -182,7 +182,8 @@ def plan_of(seed: int) -> Plan:
     if seed % 8 == 3:
         intensity |= dict.fromkeys(ENDS_REIGNS, 0.0)
     has_agents = seed % 5 == 2
-    if has_agents:
+    has_drains = seed % 5 == 2 and seed % 3 != 2
+    if has_agents and not has_drains:
         intensity |= {"container_exited": 16.0, "start_failed": 4.0}
     forgets = random.random() < SHORT_SHARE
     evicts = forgets or random.random() < EVICTS_SHARE
@@ -200,7 +201,7 @@ def plan_of(seed: int) -> Plan:
         tasks=10 if forgets else 20,
         has_queues=seed % 3 == 1,
         has_holds=seed % 7 == 6,
-        has_drains=seed % 5 == 2 and seed % 3 != 2,
+        has_drains=has_drains,
         has_limits=seed % 3 == 2,
         has_budgets=seed % 9 == 8 or seed % 11 == 8,
         has_shares=seed % 7 == 4 and seed % 3 != 2,  # their tasks, replaced by a limit, would fill a commit
