@@ -19,7 +19,9 @@ if TYPE_CHECKING:
     from events.agents import AgentType
     from projections.agents import Catalogue
 
-FILE = click.argument("file", metavar="[FILE]", required=False, type=click.Path(dir_okay=False, path_type=Path))
+FILE = click.argument(
+    "file", metavar="[FILE]", required=False, type=click.Path(exists=True, dir_okay=False, path_type=Path)
+)
 _MARKS = {"added": "+", "removed": "-", "changed": "~"}
 
 
