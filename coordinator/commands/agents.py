@@ -25,7 +25,17 @@ class ApplyAgents(Command[Catalogue], frozen=True, kw_only=True, gc=False):
 
     KIND, VERB = "agents", "apply"
     FOR = frozenset()
-    REFUSALS = frozenset({"bad_agent", "bad_number", "bad_resources", "bad_text", "changed_meanwhile", "too_many"})
+    REFUSALS = frozenset(
+        {
+            "bad_agent",
+            "bad_filter",
+            "bad_number",
+            "bad_resources",
+            "bad_text",
+            "changed_meanwhile",
+            "too_many",
+        }
+    )
     EXAMPLE = Example({"agents": _AGENTS, "reason": "reviewers"}, _CATALOGUE)
 
     agents: dict[str, AgentType]

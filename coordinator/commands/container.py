@@ -21,7 +21,7 @@ class CreateContainer(Command[str], frozen=True, kw_only=True, gc=False):
 
     KIND, VERB = "container", "create"
     REFUSALS = frozenset({
-        "bad_environment", "bad_number", "bad_resources", "id_taken", "memory_full", "no_node", "no_room", "no_runtime",
+        "bad_environment", "bad_filter", "bad_number", "bad_resources", "id_taken", "memory_full", "no_node", "no_room", "no_runtime",
         "over_limit", "quota",
         "too_many", "too_many_containers", "unknown_agent_type",
     })  # fmt: skip
@@ -47,7 +47,7 @@ class StartContainer(Command[Container], frozen=True, kw_only=True, gc=False):
     """Start a container; the answer is its current state, in which it may not run yet."""
 
     KIND, VERB, REMEMBERED = "container", "start", True
-    REFUSALS = frozenset({"no_node", "no_room", "no_runtime", "not_found", "not_startable"})
+    REFUSALS = frozenset({"bad_filter", "no_node", "no_room", "no_runtime", "not_found", "not_startable"})
     EXAMPLE = Example({"container_id": "container_1"}, CONTAINER_STARTING)
 
     container_id: str

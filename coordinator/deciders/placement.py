@@ -150,10 +150,12 @@ def _refused(container_id: str, asked: Wanted, why: WhyNot) -> Refused:
     named = dict(islice(why.by_node.items(), NODES_NAMED))
     each = "; ".join(f"node {node_id} {why}" for node_id, why in named.items()) or "no node is registered"
     if why.reason == NO_ROOM:
-        error = Refused(f"no node has room for container {container_id!r}: {each}", reason=NO_ROOM)
+        error = Refused(f"no node has room for container {container_id!r}: {each}", reason="no_room")
+    elif why.reason == NO_RUNTIME:
+        error = Refused(f"no node can run container {container_id!r}: {each}: {_remedy(asked)}", reason="no_runtime")
     else:
-        remedy = _remedy(asked) if why.reason == NO_RUNTIME else _labels_remedy(asked)
-        error = Refused(f"no node can run container {container_id!r}: {each}: {remedy}", reason=why.reason)
+        msg = f"no node can run container {container_id!r}: {each}: {_labels_remedy(asked)}"
+        error = Refused(msg, reason="no_node")
     error.facts = (
         CoordinatorPlacementRefused(
             container_id=container_id,

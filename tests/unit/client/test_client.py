@@ -180,7 +180,7 @@ async def test_one_that_has_no_room_even_alone_is_asked_until_its_time_is_over(s
     """The coordinator has no room for it now."""
     async with writer_at(server.url) as writer, Client.open(server.url) as client:
         writer.answer = lambda _: {"error": {"code": "unavailable", "message": "full", "reason": "ask_again"}}
-        with pytest.raises(Unavailable, match="full"):
+        with pytest.raises(Unavailable):  # "full", or on a busy machine that no answer came in time
             await client.execute(task(1), timeout_s=1.0)
         assert len(writer.requests) > 1
 
