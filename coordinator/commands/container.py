@@ -21,8 +21,8 @@ class CreateContainer(Command[str], frozen=True, kw_only=True, gc=False):
 
     KIND, VERB = "container", "create"
     REFUSALS = frozenset({
-        "bad_environment", "bad_filter", "bad_number", "bad_resources", "id_taken", "memory_full", "no_node", "no_room", "no_runtime",
-        "over_limit", "quota",
+        "bad_environment", "bad_filter", "bad_number", "bad_resources", "id_taken", "memory_full", "no_node",
+        "no_room", "no_runtime", "over_limit", "quota",
         "too_many", "too_many_containers", "unknown_agent_type",
     })  # fmt: skip
     EXAMPLE = Example(

@@ -158,6 +158,7 @@ async def test_secrets_are_on_no_disk(root: Path) -> None:
 @needs_proc
 async def test_a_start_that_takes_too_long_leaves_nothing(root: Path) -> None:
     """When the shim does not record itself in time, the start fails, and nothing of it is left or will ever run."""
+    before = children()
     async with opened(root, start_timeout_s=0) as runtime:
         outcomes = await asyncio.gather(*(runtime.start(launch(f"a{n}")) for n in range(10)), return_exceptions=True)
         assert any(isinstance(outcome, Unavailable) for outcome in outcomes)
@@ -168,14 +169,19 @@ async def test_a_start_that_takes_too_long_leaves_nothing(root: Path) -> None:
         for seen in running:
             await runtime.stop(seen.container_id, seen.generation, grace_s=0, force=True)
     async with asyncio.timeout(10):
-        while "Z" in states_of_children():  # noqa: ASYNC110  # the last of them may have ended just now
+        while "Z" in states_of(children() - before):  # noqa: ASYNC110  # the last of them may have ended just now
             await asyncio.sleep(0.01)
 
 
-def states_of_children() -> str:
-    """Return the state of each child of this process, a letter each."""
+def children() -> set[str]:
+    """Return the ids of the children of this process; tests before may have left some that have ended."""
+    return set((Path("/proc/self/task") / str(os.getpid()) / "children").read_text().split())
+
+
+def states_of(pids: set[str]) -> str:
+    """Return the state of each process, a letter each."""
     found = ""
-    for pid in (Path("/proc/self/task") / str(os.getpid()) / "children").read_text().split():
+    for pid in pids:
         with suppress(FileNotFoundError):
             found += (Path("/proc") / pid / "stat").read_text().rpartition(") ")[2][0]
     return found
