@@ -92,16 +92,17 @@ def failed(
     """
     Return the failure of a container and the time of its restart: pauses double, and reset after a long run.
 
-    There is no pause for a container that ran, if *cause* is no fault of it; and no restart where its policy gives up.
+    There is no pause for a container that ran, if *cause* is no fault of it; and no restart where its policy gives up,
+    which counts nothing that is no fault of it, whether it ran or not.
     """
     policy, rules, now = container.restart, context.rules, context.now
-    no_fault = _ended_without_fault(container, cause)
     first_s = rules.restart_backoff_s if policy.delay_s is None else policy.delay_s
     most_s = rules.restart_backoff_max_s if policy.delay_max_s is None else policy.delay_max_s
     restarts = 0 if _ran_long(container, now, rules) else container.restarts
-    restart_at: float | None = now if no_fault else now + doubled(first_s, restarts, max(first_s, most_s))
+    pause_s = 0.0 if _ended_without_fault(container, cause) else doubled(first_s, restarts, max(first_s, most_s))
+    restart_at: float | None = now + pause_s
     failures, counted_from = container.recent_failures, container.counted_from
-    if policy.attempts is not None and not no_fault:
+    if policy.attempts is not None and cause not in NO_FAULT:
         failures, counted_from = _counted(container, now)
         if failures > policy.attempts:
             reason = f"{reason}; failure {failures} within {now - counted_from:.0f} s, and {policy.attempts} may be"

@@ -9,7 +9,6 @@ from events.container import (
     ContainerCreated,
     ContainerEvent,
     ContainerFailed,
-    ContainerStarted,
     ContainerStarting,
     RestartPolicy,
 )
@@ -27,7 +26,6 @@ class KeptAgents:
         self._agents: dict[str, AgentType] | None = None
         self._policies: dict[str, RestartPolicy] = {}
         self._counted: dict[str, tuple[float, int]] = {}
-        self._ran: set[str] = set()
         self._stay: set[str] = set()
         self._nodes: dict[str, str] = {}
         self._starts_at: dict[str, float | None] = {}
@@ -43,8 +41,6 @@ class KeptAgents:
             return self._created(event)
         elif isinstance(event, ContainerStarting):
             return self._starting(event, time)
-        elif isinstance(event, ContainerStarted):
-            self._ran.add(event.container_id)
         elif isinstance(event, ContainerFailed):
             return self._failed(event, time)
         elif isinstance(event, ContainerEvent):
@@ -70,7 +66,6 @@ class KeptAgents:
 
     def _starting(self, event: ContainerStarting, time: float) -> str:
         container_id = event.container_id
-        self._ran.discard(container_id)
         before = self._nodes.get(container_id, event.node_id)
         self._nodes[container_id] = event.node_id
         if container_id in self._stay and event.node_id != before:
@@ -90,8 +85,7 @@ class KeptAgents:
         container_id, due = event.container_id, event.restart_at
         policy = self._policies[container_id]
         self._starts_at[container_id] = due
-        is_fault = event.cause not in NO_FAULT or container_id not in self._ran
-        if policy.attempts is None or not is_fault:
+        if policy.attempts is None or event.cause in NO_FAULT:
             return "" if due is not None else f"{event}, but nothing says that it is given up"
         since, number = self._counted.get(container_id, (time, 0))
         if time - since >= policy.interval_s:

@@ -133,6 +133,7 @@ def test_an_end_without_fault_is_not_counted() -> None:
     life.fail()
     assert life.fail(cause="requested").failures == 1
     assert life.fail(cause="cut_off").restart_at is not None
+    assert life.fail(cause="cut_off", runs=False).restart_at is not None  # its node was lost while it started
     assert life.fail(cause="", runs=False).restart_at is None
 
 
