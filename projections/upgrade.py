@@ -22,7 +22,7 @@ from projections.task import KeyedTask, checksum
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-FOLD_VERSION = 8
+FOLD_VERSION = 7
 """Raise it when the same records fold to another world, and add a step to `_STEPS`."""
 
 
@@ -80,15 +80,10 @@ def _from_5(value: dict[str, Any]) -> dict[str, Any]:
 
 
 def _from_6(value: dict[str, Any]) -> dict[str, Any]:
-    """Version 7 folds catalogues of agents, and the limits of containers: version 6 had none."""
+    """Version 7 folds catalogues of agents, drains and removals of nodes, and moves: version 6 had none."""
     return value
 
 
-def _from_7(value: dict[str, Any]) -> dict[str, Any]:
-    """Version 8 folds drains and removals of nodes, and moves of containers: version 7 had none."""
-    return value
-
-
-_STEPS: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {4: _from_4, 5: _from_5, 6: _from_6, 7: _from_7}
+_STEPS: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {4: _from_4, 5: _from_5, 6: _from_6}
 READABLE = frozenset({*_STEPS, FOLD_VERSION})
 """The fold versions whose snapshots can be decoded."""
