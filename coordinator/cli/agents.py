@@ -9,13 +9,17 @@ import click
 import msgspec
 
 from coordinator.cli.connection import REASON, URL, asking, load_settings
+from coordinator.cli.container import policy_text
 from coordinator.cli.output import moment, output_options, show, show_one
 from coordinator.commands.agents import ApplyAgents, GetAgents
 from coordinator.deciders.agents import no_agent
+from events.resources import NONE
 from projections.agents import changes, digest_of
+from projections.ledger import amounts_text
 
 if TYPE_CHECKING:
     from coordinator.cli.output import Column
+    from coordinator.client.client import Client
     from events.agents import AgentType
     from projections.agents import Catalogue
 
@@ -37,12 +41,6 @@ _COLUMNS: tuple[Column, ...] = (
     ("image", lambda v: v.agent.image),
     ("command", lambda v: " ".join(v.agent.command)),
 )
-
-
-def _limits(agent: AgentType) -> str:
-    limits = agent.limits
-    amounts = (("cpu", limits.cpu_millis, "m"), ("memory", limits.memory_bytes, ""), ("gpu", limits.gpus, ""))
-    return ", ".join(f"{name} {amount}{unit}" for name, amount, unit in amounts if amount)
 
 
 @click.group()
@@ -74,7 +72,10 @@ def agents_get(ctx: click.Context, agent_type: str, url: str | None, output: str
         raise no_agent(agent_type, found.agents)
     facts: tuple[Column, ...] = (
         *_COLUMNS,
-        ("limits", lambda v: _limits(v.agent)),
+        ("limits", lambda v: amounts_text(v.agent.limits) if v.agent.limits != NONE else ""),
+        ("nodes", lambda v: v.agent.node_filter),
+        ("moves", lambda v: "" if v.agent.moves else "never"),
+        ("restart policy", lambda v: policy_text(v.agent.restart)),
         ("when cut off", lambda v: v.agent.when_cut_off),
         ("stop grace", lambda v: f"{v.agent.stop_grace_s:g} s"),
         ("catalogue", lambda _: found.digest[:12] or "the leader's settings"),
@@ -112,14 +113,17 @@ def agents_apply(ctx: click.Context, file: Path | None, dry_run: bool, reason: s
     It is in force for containers that are created from then on; those that exist keep what they were created with.
     Without FILE, the settings that this command has read.
     """
-    found, wanted = _in_force(ctx, url), _wanted(ctx, file)
-    if not _tell(found, wanted) and found.digest:
-        return
-    if not dry_run:
-        was = found.digest or digest_of(found.agents)
-        command = ApplyAgents(agents=wanted, reason=reason, digest_was=was)
-        applied: Catalogue = asking(ctx, url, lambda client: client.execute(command))
-        click.echo(f"the catalogue is now {applied.digest[:12]}")
+    wanted = _wanted(ctx, file)
+
+    async def apply(client: Client) -> None:
+        found = await client.execute(GetAgents())
+        differs = _tell(found, wanted)
+        if not dry_run and (differs or not found.digest):
+            was = found.digest or digest_of(found.agents)
+            applied = await client.execute(ApplyAgents(agents=wanted, reason=reason, digest_was=was))
+            click.echo(f"the catalogue is now {applied.digest[:12]}")
+
+    asking(ctx, url, apply)
 
 
 def _in_force(ctx: click.Context, url: str | None) -> Catalogue:

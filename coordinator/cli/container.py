@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from coordinator.cli.container_steps import Step
     from coordinator.client.client import Client
     from coordinator.commands.command import Command
+    from events.container import RestartPolicy
     from projections.container import Container
 
 PAGE = 1000
@@ -77,15 +78,19 @@ def _next_start(found: Container) -> str:
     return moment(found.restart_at) if found.restart_at is not None else "none: it was given up"
 
 
-def _policy(found: Container) -> str:
-    """Return how often a container is restarted, and how many of these failures there were."""
-    policy = found.restart
+def policy_text(policy: RestartPolicy) -> str:
+    """Return what ends the restarts of a container, '' if nothing does."""
     if policy.attempts is None:
         return ""
     then = "waits for the rest of it" if policy.mode == "delay" else "is given up"
-    counted = f"; {found.recent_failures} since {moment(found.counted_from)}" if found.counted_from is not None else ""
     many = f"{policy.attempts} failure{'s' * (policy.attempts != 1)}"
-    return f"after {many} within {policy.interval_s:g} s it {then}{counted}"
+    return f"after {many} within {policy.interval_s:g} s it {then}"
+
+
+def _policy(found: Container) -> str:
+    """Return what ends the restarts of a container, and how many of these failures there were."""
+    text = policy_text(found.restart)
+    return f"{text}; {found.recent_failures} since {moment(found.counted_from)}" if found.counted_from else text
 
 
 _FACTS = (
@@ -100,6 +105,7 @@ _FACTS = (
     ("next start", _next_start),
     ("restart policy", _policy),
     ("moves", lambda c: "" if c.moves else "never"),
+    ("nodes", lambda c: c.node_filter),
     ("created", lambda c: moment(c.created_at)),
     ("running since", lambda c: moment(c.started_at) if c.status in {_S.RUNNING, _S.PAUSED} else ""),
     ("destroyed", lambda c: moment(c.ended_at)),
@@ -173,7 +179,7 @@ def container_create(ctx: click.Context, /, agent_type: str, url: str | None, **
     """
     Place a container on a node; print its id.
 
-    TYPE is an agent type of the settings. It is not started yet.
+    TYPE is an agent type of the catalogue. It is not started yet.
     """
     from coordinator.ids import TimeOrderedIds
     from events.resources import Resources

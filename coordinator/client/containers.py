@@ -4,12 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import msgspec
-
-from coordinator.client.reads import READ_TIMEOUT_S, ask_follower
+from coordinator.client.reads import READ_TIMEOUT_S, find
 from coordinator.commands.container import GetContainer
-from coordinator.commands.reads import Get
-from events.errors import NotFound, Unavailable
 from projections.container import Container
 
 if TYPE_CHECKING:
@@ -40,25 +36,6 @@ async def until_not(door: Door, container_id: str, unless: Iterable[ContainerSta
 
 
 async def find_container(client: Client, container_id: str, *, timeout_s: float = READ_TIMEOUT_S) -> Container:
-    """
-    Return a container, from the writer, or from a follower if it was destroyed long ago.
-
-    Args:
-        client: the connection.
-        container_id: the container.
-        timeout_s: seconds that a follower gets to answer.
-
-    Raises:
-        NotFound: no such container ever existed; or the writer does not have it and no follower answers.
-    """
-    try:
-        living: Container = await client.execute(GetContainer(container_id=container_id))
-    except NotFound as error:
-        question = Get(kind="container", id=container_id, at_least=str(client.position))
-        try:
-            ended = await ask_follower(client, question, timeout_s=timeout_s)
-        except Unavailable as unanswered:
-            msg = f"{error.message}; no follower answers for older containers: {unanswered.message}"
-            raise NotFound(msg) from unanswered
-        return msgspec.convert(ended, Container)
-    return living
+    """Return a container, from the writer or, if it was destroyed long ago, from a follower; errors as `reads.find`."""
+    question = GetContainer(container_id=container_id)
+    return await find(client, question, "container", container_id, Container, timeout_s)

@@ -8,7 +8,7 @@ position that the read model must have reached.
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import msgspec
 
@@ -21,8 +21,10 @@ from projections.task import Task
 
 if TYPE_CHECKING:
     from coordinator.client.client import Client
+    from coordinator.commands.command import Question
 
 T = TypeVar("T")
+Found = TypeVar("Found")
 
 READ_TIMEOUT_S = 5.0
 ATTEMPT_S = 2.0
@@ -64,27 +66,33 @@ async def ask_follower(client: Client, question: ReadQuestion[T], *, timeout_s: 
 
 
 async def find_task(client: Client, task_id: str, *, timeout_s: float = READ_TIMEOUT_S) -> Task:
-    """
-    Return a task, from the writer, or from a follower if the writer has already evicted it.
+    """Return a task, from the writer or, if it has evicted it, from a follower; errors as `find`."""
+    return await find(client, GetTask(task_id=task_id), "task", task_id, Task, timeout_s)
 
-    Args:
-        client: the connection.
-        task_id: the task.
-        timeout_s: seconds that a follower gets to answer.
+
+async def find(
+    client: Client,
+    question: Question[Any],
+    kind: Literal["task", "container"],
+    entity_id: str,
+    result: type[Found],
+    timeout_s: float,
+) -> Found:
+    """
+    Return the answer of the writer to *question* or, if it has no such thing any more, that of a follower.
 
     Raises:
-        NotFound: no such task ever existed; or the writer does not have it and no follower answers.
+        NotFound: no such thing ever existed; or the writer does not have it and no follower answers within *timeout_s*.
     """
     try:
-        living = await client.execute(GetTask(task_id=task_id))
+        living: Found = await client.execute(question)
     except NotFound as error:
-        question = Get(kind="task", id=task_id, at_least=str(client.position))
+        ended = Get(kind=kind, id=entity_id, at_least=str(client.position))
         try:
-            ended = await ask_follower(client, question, timeout_s=timeout_s)
+            return msgspec.convert(await ask_follower(client, ended, timeout_s=timeout_s), result)
         except Unavailable as unanswered:
-            msg = f"{error.message}; no follower answers for older tasks: {unanswered.message}"
+            msg = f"{error.message}; no follower answers for older {kind}s: {unanswered.message}"
             raise NotFound(msg) from unanswered
-        return msgspec.convert(ended, Task)
     return living
 
 
