@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 from coordinator.runtime.protocol import Launch
 
 CLUSTER = "cluster-1"
@@ -63,3 +66,17 @@ HOSTILE_LAUNCHES: list[tuple[str, object]] = [
     *((name, value) for name in ("cpu_millis", "memory_bytes") for value in (-1, 0.5, True, "1", None)),
     *(("stop_grace_s", value) for value in (-1, 3_601, float("nan"), float("inf"), True, "1", None)),
 ]
+
+
+def start_and_die(code: str, *arguments: str) -> None:
+    """Run *code*, which starts a container as a node agent does and says `started`, and kill it then."""
+    agent = subprocess.Popen(
+        (sys.executable, "-c", code, *arguments), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    )
+    try:
+        assert agent.stderr is not None
+        with agent.stderr:
+            assert agent.stderr.readline() == "started\n"
+    finally:
+        agent.kill()
+        agent.wait()

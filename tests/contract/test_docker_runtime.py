@@ -6,7 +6,6 @@ import asyncio
 import os
 import signal
 import subprocess
-import sys
 import time
 from typing import TYPE_CHECKING
 
@@ -20,7 +19,7 @@ from coordinator.runtime.docker.runtime import DockerRuntime
 from coordinator.runtime.process.runtime import ProcessRuntime
 from coordinator.runtime.protocol import LOG_START, Launch, Observed, RuntimeState
 from tests.docker_engine import IMAGE, Docker
-from tests.launches import CLUSTER, launch
+from tests.launches import CLUSTER, launch, start_and_die
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
@@ -275,7 +274,7 @@ async def test_an_image_may_have_its_own_command(docker: Docker, runtime: Docker
 
 async def test_a_killed_agent_leaves_nothing_beyond_its_grant(docker: Docker, root: Path) -> None:
     """The keeper kills it, records why, and ends; the next agent reports it."""
-    await asyncio.to_thread(start_and_die, root, docker)
+    await asyncio.to_thread(start_and_die, AGENT, str(root), str(docker.socket), "12")
     killed = SystemClock().heard()
     assert docker.run("ps", "-q")
     async with asyncio.timeout(40):
@@ -301,23 +300,6 @@ async def test_a_killed_keeper_is_replaced(runtime: DockerRuntime, root: Path) -
     assert second != first
     assert (await runtime.list())[0].state is RuntimeState.RUNNING
     await runtime.stop(*KEY, grace_s=0, force=True)
-
-
-def start_and_die(root: Path, docker: Docker) -> None:
-    """Start a container as a node agent does, for 12 s, and be killed."""
-    agent = subprocess.Popen(
-        (sys.executable, "-c", AGENT, str(root), str(docker.socket), "12"),
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    try:
-        assert agent.stderr is not None
-        with agent.stderr:
-            assert agent.stderr.readline() == "started\n"
-    finally:
-        agent.kill()
-        agent.wait()
 
 
 def keepers(root: Path) -> list[int]:

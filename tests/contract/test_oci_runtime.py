@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import socket
 import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,7 +19,7 @@ from coordinator.runtime.oci.runtime import OciRuntime
 from coordinator.runtime.process.control_groups import groups_of
 from coordinator.runtime.process.hierarchies import find_hierarchies
 from coordinator.runtime.protocol import Launch, Observed, RuntimeState
-from tests.launches import CLUSTER, launch
+from tests.launches import CLUSTER, launch, start_and_die
 from tests.oci_images import IMAGE, PROGRAMS, make_images, needed
 from tests.process_runtimes import lives
 
@@ -367,7 +366,7 @@ async def test_others_containers_are_not_touched(runtime: OciRuntime, home: Path
 
 async def test_a_killed_agent_leaves_nothing_beyond_its_grant(home: Path, program: str) -> None:
     """The watcher in the shim kills it and records why; the next agent reports it."""
-    await asyncio.to_thread(start_and_die, home, program, for_s=5.0)
+    await asyncio.to_thread(start_and_die, AGENT, str(home), program, "5.0")
     killed = SystemClock().heard()
     inside = int((home / "containers" / NAME / "init").read_text())
     assert lives(inside)
@@ -381,7 +380,7 @@ async def test_a_killed_agent_leaves_nothing_beyond_its_grant(home: Path, progra
 
 async def test_the_next_agent_adopts(home: Path, program: str) -> None:
     """It sees what runs, and stops it; how it ended is known even if that was while there was no agent."""
-    await asyncio.to_thread(start_and_die, home, program, for_s=60.0)
+    await asyncio.to_thread(start_and_die, AGENT, str(home), program, "60.0")
     async with opened(home, program) as runtime:
         assert [one.state for one in await runtime.list()] == [RuntimeState.RUNNING]
         await runtime.grant(SystemClock().heard() + 60)
@@ -404,23 +403,6 @@ async def test_a_node_that_cannot_run_containers_says_why(home: Path, program: s
                 pass
     async with opened(home, program, init="none") as runtime:
         assert await output(runtime, "echo $$") == ["1"]
-
-
-def start_and_die(home: Path, program: str, *, for_s: float) -> None:
-    """Start a container as a node agent does, and be killed."""
-    agent = subprocess.Popen(
-        (sys.executable, "-c", AGENT, str(home), program, str(for_s)),
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    try:
-        assert agent.stderr is not None
-        with agent.stderr:
-            assert agent.stderr.readline() == "started\n"
-    finally:
-        agent.kill()
-        agent.wait()
 
 
 async def until_dead(pid: int) -> None:

@@ -2,33 +2,26 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 from typing import TYPE_CHECKING
 
 import pytest
 
-from coordinator.client.nodes import ask_node
-from coordinator.commands.container import CreateContainer, GetContainer, StartContainer, StopContainer
-from coordinator.commands.node import NodeQuestion
 from coordinator.deciders.rules import Rules
 from coordinator.home import Home
 from coordinator.processes.node import open_runtime
 from coordinator.settings.runtimes import DockerSettings
 from coordinator.settings.sections import NodeSettings
 from events.agents import AgentType
-from events.container import ContainerStatus
-from events.resources import Resources
 from tests.commands import run
 from tests.docker_engine import IMAGE, Docker, needed_docker, running
-from tests.nodes import serving
+from tests.nodes import is_a_failure_by_oom, is_refused, runs_and_stops, serving
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterator
+    from collections.abc import AsyncIterator, Iterator
     from pathlib import Path
 
     from coordinator.runtime.protocol import Runtime
-    from projections.container import Container
     from tests.e2e.conftest import Cluster
 
 pytestmark = [pytest.mark.e2e, pytest.mark.docker]
@@ -69,49 +62,19 @@ async def machine(docker: Docker, tmp_path: Path) -> AsyncIterator[Runtime]:
     docker.remove_all()
 
 
-async def started(cluster: Cluster, container_id: str, agent_type: str) -> None:
-    resources = Resources(cpu_millis=500, memory_bytes=64 * 2**20)
-    await cluster.client.execute(
-        CreateContainer(container_id=container_id, agent_id="a", agent_type=agent_type, resources=resources)
-    )
-    await cluster.client.execute(StartContainer(container_id=container_id))
-
-
-async def until(cluster: Cluster, container_id: str, is_so: Callable[[Container], bool]) -> Container:
-    async with asyncio.timeout(PATIENCE_S):
-        while True:
-            found: Container = await cluster.client.execute(GetContainer(container_id=container_id))
-            if is_so(found):
-                return found
-            await asyncio.sleep(0.05)
-
-
 @on_cluster
 async def test_an_image_runs_and_stops(cluster: Cluster, machine: Runtime) -> None:
     """From the command to Docker and back: started, asked for its output and usage, stopped."""
     async with serving(cluster.client, machine):
-        await started(cluster, "c", "whole")
-        await until(cluster, "c", lambda one: one.status is ContainerStatus.RUNNING)
-        asked = NodeQuestion(container_id="c", lines=5)
-        async with asyncio.timeout(PATIENCE_S):
-            while await ask_node(cluster.client, "n", "logs", asked) != ["c"]:  # noqa: ASYNC110 - nobody tells of lines
-                await asyncio.sleep(0.05)
-        assert (await ask_node(cluster.client, "n", "usage", asked))["pids"] >= 1
-        await cluster.client.execute(StopContainer(container_id="c"))
-        await until(cluster, "c", lambda one: one.status is ContainerStatus.STOPPED)
+        await runs_and_stops(cluster.client, "whole")
 
 
 @on_cluster
 async def test_too_much_memory_is_a_failure_by_oom(cluster: Cluster, machine: Runtime) -> None:
     """The cause reaches the journal; so does the reason of an image that is not there."""
     async with serving(cluster.client, machine):
-        await started(cluster, "greedy", "greedy")
-        failed = await until(cluster, "greedy", lambda one: one.status is ContainerStatus.ERROR)
-        assert failed.last_exit is not None
-        assert failed.last_exit.cause == "oom"
-        await started(cluster, "nowhere", "nowhere")
-        refused = await until(cluster, "nowhere", lambda one: one.status is ContainerStatus.ERROR)
-        assert "'nowhere:test' is not on this node" in refused.reason
+        await is_a_failure_by_oom(cluster.client, "greedy")
+        assert "'nowhere:test' is not on this node" in await is_refused(cluster.client, "nowhere")
 
 
 def test_the_benchmark_compares_with_docker(docker: Docker, tmp_path: Path) -> None:
